@@ -1,0 +1,60 @@
+"""What passes between the layers: a batch, and the contract of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+Batch = dict[str, Tensor]
+"""Tensors of one micro-batch. Every tensor has the sample dimension first, so a batch is cut by slicing dimension 0."""
+
+Record = dict[str, Any]
+"""What is known of one sample after evaluation; `id` names the row."""
+
+
+class Task(Protocol):
+    """What a batch means. The loop, the evaluation and the composition root know nothing else of a task."""
+
+    monitor: str
+    """The metric that early stopping, best checkpoint and searches use, as `validation/accuracy`."""
+    mode: str
+    """`max` or `min`: which end of `monitor` is better."""
+    steps_per_epoch: int
+    """Optimizer steps in which every training sample is seen once."""
+
+    def batches(self, model: nn.Module, start: int, stop: int) -> Iterator[list[Batch]]:
+        """Yield this rank's micro-batches for the optimizer steps start + 1 .. stop, one list per step.
+
+        Stateless: the samples of a step are a pure function of (seed, step), however they are cut.
+        """
+        ...
+
+    def weight(self, batch: Batch) -> Tensor:
+        """What the loss is summed over (target tokens, masked tokens, ...), as a tensor without dimensions."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the batch, summed, and further sums to log. Must trace on fake tensors and never sync."""
+        ...
+
+    def held_out(self, split: str) -> Iterator[Batch]:
+        """Yield the batches of a held-out split, every row once."""
+        ...
+
+    def score(self, model: nn.Module, batch: Batch) -> list[Record]:
+        """Predict and judge every sample of a batch; a prediction never sees a label."""
+        ...
+
+    def summarise(self, records: list[Record]) -> dict[str, Any]:
+        """Turn the records of a whole split into metrics, with intervals."""
+        ...
+
+    def example_batch(self, micro_batch: int) -> Batch:
+        """The largest batch of `micro_batch` samples that training can meet, for pricing and probing."""
+        ...
+
+    def describe(self, step: int) -> list[str]:
+        """The row ids that make up an optimizer step."""
+        ...

@@ -1,0 +1,1 @@
+"""L3: what a batch means: its weight, its loss and its score."""
