@@ -24,6 +24,9 @@ STATUSES = ("done", "out_of_memory", "diverged", "failed", "interrupted", "refus
 UNSIGNED = frozenset({"tracking", "plan", "run_anyway", "inherit", "stages", "report", "expect", "resume_from"})
 """Top-level keys that do not change what a run computes."""
 
+_HELD: set[Path] = set()
+"""Runs that this process holds. POSIX drops a lock when *any* handle on its file is closed, so we never open ours again."""
+
 UNSIGNED_NESTED = {
     "hardware": ("num_workers", "power_w", "peak_tflops", "bandwidth_gb_s"),
     "budget": ("log_every", "keep_last"),
@@ -151,7 +154,9 @@ class RunDir:
         return "killed" if self.config_path.exists() else "new"
 
     def is_locked(self) -> bool:
-        """Whether another living process holds this run."""
+        """Whether a living process, this one included, holds this run."""
+        if self.path.resolve() in _HELD:
+            return True
         try:
             with open(self.lock_path, "r+b") as file:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -167,13 +172,20 @@ class RunDir:
 
         lockf and not flock: a loader worker that outlives its killed parent does not keep a lockf lock.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        taken = f"another process is running {self.path}: wait for it or stop it first"
+        key = self.path.resolve()
+        if key in _HELD:
+            raise RunError(taken)
         with open(self.lock_path, "a+b") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise RunError(f"another process is running {self.path}: wait for it or stop it first") from error
-            yield
+                raise RunError(taken) from error
+            _HELD.add(key)
+            try:
+                yield
+            finally:
+                _HELD.discard(key)
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
@@ -186,7 +198,7 @@ class RunDir:
     def rewind_metrics(self, step: int) -> None:
         """Drop what was logged after `step`, so that a resumed run writes each step once."""
         if self.metrics_path.exists():
-            kept = [json.dumps(record) for record in self.read_metrics() if record.get("step", 0) <= step]
+            kept = [json.dumps(record, ensure_ascii=False) for record in self.read_metrics() if record.get("step", 0) <= step]
             write_text(self.metrics_path, "".join(f"{line}\n" for line in kept))
 
     def write_predictions(self, records: list[dict[str, Any]]) -> None:
