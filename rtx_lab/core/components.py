@@ -1,0 +1,96 @@
+"""Components: a config node that names a Python target of ours, and the ordinary call that it stands for.
+
+Targets outside `rtx_lab.` are refused, so that a configuration file can never run foreign code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from rtx_lab.core.errors import UsageError
+
+_DIRECTIVES = ("_target_", "_partial_")
+
+
+def bind(node: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return the node's target with the node's arguments bound; call it with the objects made at run time."""
+    return partial(locate(str(node.get("_target_"))), **_arguments(node))
+
+
+def locate(target: str) -> Callable[..., Any]:
+    """Import `rtx_lab.package.module.name`. Raises UsageError for anything else."""
+    if not target.startswith("rtx_lab."):
+        raise UsageError(f"_target_ {target!r} is refused: only targets under rtx_lab. are run")
+    module_name, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"_target_ {target!r} does not exist ({error})") from error
+    if not callable(found) or not str(getattr(found, "__module__", "")).startswith("rtx_lab."):
+        raise UsageError(f"_target_ {target!r} is not a function or class of rtx_lab")
+    return found
+
+
+def check_component(section: str, node: Mapping[str, Any]) -> list[str]:
+    """Hold a node's keys and values against its target's signature; return what is wrong."""
+    if "_target_" not in node:
+        return [f"{section} names no _target_: choose an option of the group, as {section}=NAME"]
+    try:
+        target = locate(str(node["_target_"]))
+    except UsageError as error:
+        return [f"{section}: {problem}" for problem in error.problems]
+    signature = inspect.signature(target)
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    problems = []
+    for key, value in _arguments(node).items():
+        if key not in signature.parameters:
+            near = difflib.get_close_matches(key, signature.parameters, n=1)
+            hint = f": did you mean `{section}.{near[0]}`?" if near else f"; known: {', '.join(signature.parameters)}"
+            problems.append(f"unknown key `{section}.{key}`{hint}")
+        elif key in hints and not _matches(value, hints[key]):
+            problems.append(f"{section}.{key} must be {_spell(hints[key])}, got {value!r}")
+    return problems
+
+
+def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(key): value for key, value in node.items() if key not in _DIRECTIVES}
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(value, option) for option in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if origin in (list, tuple) or (origin is not None and inspect.isclass(origin) and issubclass(list, origin)):
+        elements = [option for option in inner if option is not Ellipsis]
+        return isinstance(value, (list, tuple)) and all(any(_matches(v, e) for e in elements) for v in value)
+    if origin is not None:
+        return isinstance(value, origin)
+    if hint in (None, type(None)):
+        return value is None
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint) if inspect.isclass(hint) else True
+
+
+def _spell(hint: Any) -> str:
+    """`int | None` -> `an integer or null`."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_spell(option) for option in inner)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(str(option) for option in inner)
+    names = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(hint, str(hint))

@@ -1,0 +1,124 @@
+"""Explain a command line that Hydra refused: every problem at once, each with the nearest right spelling."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from rtx_lab.sweep.synonyms import SYNONYMS
+
+_VALUE_FLAGS = {"-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-e"}
+
+
+def diagnose(argv: list[str], error: Exception) -> list[str]:
+    """Name what is wrong with each override of a command line; fall back to the first line of Hydra's own words."""
+    problems: list[str] = []
+    overrides = list(_parse(argv, problems))
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(_config_dir(argv)), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        groups = {name: loader.get_group_options(name) for name in loader.list_groups("") if name != "hydra"}
+        good = [o for o in overrides if o.key_or_group in groups and not _check_group(o, groups, problems)]
+        config = _compose([o.input_line or "" for o in good if not o.is_sweep_override()])
+        leaves = list(_leaves(config)) + list(groups)
+        for override in overrides:
+            if override.key_or_group not in groups and not str(override.key_or_group).startswith("hydra"):
+                problems += _check_key(override, config, leaves)
+    return problems or [_first_line(error)]
+
+
+def _config_dir(argv: list[str]) -> Path:
+    """The `conf/` beside the script, or where --config-dir and --config-path point."""
+    for flag, value in zip(argv, argv[1:], strict=False):
+        if flag in ("-cp", "--config-path"):
+            return Path(value).resolve()
+    return Path(sys.argv[0]).resolve().parent / "conf"
+
+
+def _parse(argv: list[str], problems: list[str]) -> Iterator[Override]:
+    parser = OverridesParser.create()
+    takes_value = False
+    for word in argv:
+        if takes_value or word.startswith("-"):
+            takes_value = word in _VALUE_FLAGS
+            continue
+        if "=" not in word and not word.startswith("~"):
+            problems.append(f"`{word}` is not an override: write key=value, as budget.epochs=1")
+            continue
+        try:
+            yield parser.parse_override(word)
+        except HydraException as error:
+            problems.append(f"cannot read `{word}`: {_first_line(error)}; quote values that hold spaces or signs")
+
+
+def _check_group(override: Override, groups: dict[str, list[str]], problems: list[str]) -> bool:
+    """Whether a group override names an option that does not exist; the problem is added."""
+    group = str(override.key_or_group)
+    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(override.value())]
+    wrong = [value for value in values if value not in groups[group] and not override.is_delete()]
+    for value in wrong:
+        near = difflib.get_close_matches(value, groups[group], n=1, cutoff=0.5)
+        hint = f"did you mean `{group}={near[0]}`?" if near else "choose one of " + ", ".join(groups[group])
+        problems.append(f"{group} has no option `{value}`: {hint}")
+    return bool(wrong)
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    try:
+        return compose("config", overrides=overrides)
+    except (HydraException, OmegaConfBaseException):
+        return compose("config")
+
+
+def _check_key(override: Override, config: DictConfig, leaves: list[str]) -> list[str]:
+    """A key that does not exist, or a value that its key refuses."""
+    key, line = str(override.key_or_group), override.input_line or ""
+    if key in SYNONYMS:
+        return [f"unknown key `{key}`: here it is `{SYNONYMS[key]}`"]
+    if key not in leaves:
+        return [f"unknown key `{key}`{suggest(key, leaves)}"]
+    if override.is_sweep_override():
+        return []
+    try:
+        compose("config", overrides=[line])
+    except (HydraException, OmegaConfBaseException) as error:
+        cause: Any = error.__cause__ or error
+        return [f"{line}: {_first_line(cause)}"]
+    return []
+
+
+def suggest(key: str, leaves: list[str]) -> str:
+    """`: did you mean ...?` for the leaf that is nearest as a whole, or whose last part is nearest."""
+    last = key.rpartition(".")[2]
+    if last in SYNONYMS:
+        return f": did you mean `{SYNONYMS[last]}`?"
+    by_last = [leaf for leaf in leaves if leaf.rpartition(".")[2] == last]
+    near = by_last or difflib.get_close_matches(key, leaves, n=1, cutoff=0.6)
+    if not near:
+        tails = {leaf.rpartition(".")[2]: leaf for leaf in leaves}
+        near = [tails[tail] for tail in difflib.get_close_matches(last, tails, n=1, cutoff=0.7)]
+    return f": did you mean `{near[0]}`?" if near else "; python train.py --help lists all keys"
+
+
+def _leaves(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in config:
+        node = config._get_node(key)
+        yield f"{prefix}{key}"
+        if isinstance(node, DictConfig) and not node._is_none():
+            yield from _leaves(node, f"{prefix}{key}.")
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,87 @@
+"""The door between the shell and a run: exit codes, and one sentence instead of a traceback.
+
+Imported by every start of `train.py`, `--help` included, so it imports nothing heavier than Hydra.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from rtx_lab.core.errors import RunError, UsageError
+
+_IS_LINE_A = hydra.__version__.startswith("1.3.")
+HYDRA_KEYWORDS: dict[str, Any] = {"version_base": "1.3"} if _IS_LINE_A else {"execution_whitelist": ("rtx_lab.*", "hydra_plugins.*")}
+"""Hydra 1.3 asks for a version base; 1.4 for the targets that a config may name."""
+
+EXIT_CODES = {"done": 0, "refused": 2}
+"""Exit code of a terminal status; an interrupted run names its own, everything else is 1."""
+
+_log = logging.getLogger("rtx_lab")
+_last_exit_code = 0
+
+
+def run_job(config: DictConfig) -> float | None:
+    """Run one job of Hydra's; return its monitored metric. Never raises and never exits: the outcome stands on disk."""
+    global _last_exit_code
+    from rtx_lab.run import run
+
+    result = run(config)
+    _last_exit_code = result.get("exit_code", EXIT_CODES.get(result["status"], 1))
+    return result.get("objective")
+
+
+def enter(main: Callable[[], Any]) -> int:
+    """Run a Hydra main and return the exit code: 0 done, 2 usage, 1 failed, 4 part of a sweep failed, 130/143 stopped."""
+    wish = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own errors and exits before we can explain them
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("stopped before the run began; nothing was written", file=sys.stderr)
+        return 130
+    except UsageError as error:
+        return report(error.problems)
+    except RunError as error:
+        return report([str(error)], code=1)
+    except (HydraException, OmegaConfBaseException) as error:
+        if wish == "1":
+            raise
+        return _explain(error)
+    except Exception as error:
+        if wish == "1":
+            raise
+        _log.debug("unexpected error", exc_info=True)
+        inner = error.__cause__ if isinstance(error.__cause__, (UsageError, RunError)) else None
+        if inner is not None:
+            return report(getattr(inner, "problems", [str(inner)]), code=2 if isinstance(inner, UsageError) else 1)
+        name = type(error).__name__
+        return report([f"unexpected {name}: {error} (HYDRA_FULL_ERROR=1 shows where; please report it)"], code=1)
+    return _last_exit_code
+
+
+def report(problems: list[str], *, code: int = 2) -> int:
+    """Print one line per problem on standard error and return the exit code."""
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return code
+
+
+def _explain(error: Exception) -> int:
+    """Turn an error that Hydra met while composing into sentences about the command line."""
+    inner = error
+    while inner is not None:
+        if isinstance(inner, UsageError):
+            return report(inner.problems)
+        inner = inner.__cause__ or inner.__context__
+    from rtx_lab.sweep.diagnosis import diagnose
+
+    return report(diagnose(sys.argv[1:], error))
