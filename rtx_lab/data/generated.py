@@ -1,0 +1,105 @@
+"""The built-in data sets: generated from a seed, offline, in seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import count
+from random import Random
+
+from rtx_lab.core.errors import UsageError
+from rtx_lab.data import reasoning as puzzles
+from rtx_lab.data.items import Item
+from rtx_lab.data.text import TextDataset
+from rtx_lab.data.tokenizers import SHIPPED, load_tokenizer
+
+# Raise when a generator gives other items for the same seed; a golden test tells when.
+GENERATOR_VERSION = 1
+# Of 10 texts by the digest of their content: which split may say them. So no text is in two splits, whatever their size.
+SHARES = {"train": range(0, 7), "validation": range(7, 8), "test": range(8, 10)}
+DATA_SEED = 20250531
+PATIENCE = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generated:
+    """One split of a generator: item i is a pure function of (seed, split, i), so a longer split begins with a shorter one."""
+
+    name: str
+    make: Callable[[Random, str, int], Item]
+    families: tuple[str, ...]
+    weights: dict[int, int]
+    seed: int
+    split: str
+    num_items: int
+
+    def digest(self) -> str:
+        parts = [GENERATOR_VERSION, self.name, self.families, self.weights, self.seed, self.split, self.num_items]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def items(self) -> list[Item]:
+        seen: set[str] = set()
+        cycle = difficulty_cycle(self.weights)
+        return [self._item(index, cycle, seen) for index in range(self.num_items)]
+
+    def _item(self, index: int, cycle: list[int], seen: set[str]) -> Item:
+        """Draw until the text belongs to this split and is new; a kind of item that is used up repeats itself."""
+        family = self.families[index % len(self.families)]
+        difficulty = cycle[(index // len(self.families)) % len(cycle)]
+        rng = Random(f"{self.seed}/{self.name}/{self.split}/{index}")
+        for attempt in count():
+            item = self.make(rng, family, difficulty)
+            if share(item.source) in SHARES[self.split] and (item.source not in seen or attempt > PATIENCE):
+                seen.add(item.source)
+                return replace(item, id=f"{self.split}-{index}", difficulty=difficulty, family=family)
+        raise AssertionError("unreachable")
+
+
+def share(text: str) -> int:
+    """The tenth (0 to 9) that a text belongs to by its content."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 10
+
+
+def difficulty_cycle(weights: dict[int, int]) -> list[int]:
+    """Difficulties in their proportions, spread out: every 21 items of a family hold the exact mix of 6:5:4:3:2:1."""
+    places = [((turn + 0.5) / weight, difficulty) for difficulty, weight in weights.items() for turn in range(weight)]
+    return [difficulty for _, difficulty in sorted(places)]
+
+
+def reasoning(
+    *, num_train: int = 12800, num_validation: int = 512, num_test: int = 1536, data_seed: int = DATA_SEED
+) -> TextDataset:
+    """Multiple choice over relational chains, boolean deduction and comparisons, difficulty 1 to 6 (see `reasoning.py`).
+
+    The counts are rows per split; `data_seed` fixes the items and has nothing to do with the seed of a run.
+    """
+    sizes = {"train": num_train, "validation": num_validation, "test": num_test}
+    _check(sizes)
+    sources = {
+        split: Generated(
+            name="reasoning",
+            make=puzzles.make,
+            families=puzzles.FAMILIES,
+            weights=puzzles.DIFFICULTY_WEIGHTS,
+            seed=data_seed,
+            split=split,
+            num_items=size,
+        )
+        for split, size in sizes.items()
+    }
+    return TextDataset(
+        name="reasoning",
+        tokenizer=load_tokenizer(SHIPPED),
+        answer="options",
+        max_source_length=42,
+        max_target_length=3,
+        sources=sources,
+    )
+
+
+def _check(sizes: dict[str, int]) -> None:
+    problems = [f"dataset.num_{split} must be at least 1, not {size}." for split, size in sizes.items() if size < 1]
+    if problems:
+        raise UsageError(*problems)
