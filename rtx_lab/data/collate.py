@@ -33,7 +33,7 @@ def collate(split: Split, rows: Sequence[int] | np.ndarray) -> Batch:
     targets = [split.target(row) if row != NOBODY else None for row in rows]
     decoder_input, labels = _shift(targets, split)
     arrays = {
-        "index": np.asarray(rows, dtype=np.int64),
+        "index": np.array(rows, dtype=np.int64),
         "source": source,
         "source_mask": mask,
         "decoder_input": decoder_input,
