@@ -1,0 +1,1 @@
+"""One architecture per file, and what they share: range checks and parameter counts."""

@@ -1,0 +1,59 @@
+"""Range checks of a model's parameters: sentences, all of them collected before one error is raised."""
+
+from __future__ import annotations
+
+import math
+
+from rtx_lab.core.errors import UsageError
+
+
+def positive_integer(key: str, value: object) -> list[str]:
+    """Return what is wrong with a count or size, if anything."""
+    return integer(key, value, least=1)
+
+
+def integer(key: str, value: object, *, least: int) -> list[str]:
+    """Return what is wrong with a whole number of at least `least` (0 or 1), if anything."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return []
+    return [f"model.{key} must be a {'positive integer' if least else 'integer of at least 0'}, got {value!r}"]
+
+
+def number(key: str, value: object, *, least: float = 0.0, below: float = math.inf) -> list[str]:
+    """Return what is wrong with a finite number in [least, below), if anything."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and least <= value < below:
+        return []
+    bound = f"at least {least:g}" if math.isinf(below) else f"at least {least:g} and below {below:g}"
+    return [f"model.{key} must be a finite number of {bound}, got {value!r}"]
+
+
+def positive_number(key: str, value: object) -> list[str]:
+    """Return what is wrong with a finite number above 0, if anything."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return []
+    return [f"model.{key} must be a positive finite number, got {value!r}"]
+
+
+def one_of(key: str, value: object, options: tuple[str, ...]) -> list[str]:
+    """Return what is wrong with a choice, if anything."""
+    return [] if value in options else [f"model.{key} must be one of {', '.join(options)}, got {value!r}"]
+
+
+def at_most(key: str, value: object, limit_key: str, limit: object) -> list[str]:
+    """Return the complaint that one integer exceeds another; silent where either is not an integer."""
+    if isinstance(value, int) and isinstance(limit, int) and value > limit:
+        return [f"model.{key} must be at most model.{limit_key} = {limit}, got {value}"]
+    return []
+
+
+def divides(key: str, value: object, whole_key: str, whole: object) -> list[str]:
+    """Return the complaint that `value` does not divide `whole`; silent where either is no positive integer."""
+    if isinstance(value, int) and isinstance(whole, int) and value > 0 and whole % value:
+        return [f"model.{key} must divide model.{whole_key} = {whole}, got {value}"]
+    return []
+
+
+def refuse(problems: list[str]) -> None:
+    """Raise one UsageError that names every problem, if there is any."""
+    if problems:
+        raise UsageError(*problems)

@@ -1,0 +1,1 @@
+"""Layers: pair maps between slots, halting, attention, losses. Nothing here knows what a batch means."""
