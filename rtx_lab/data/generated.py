@@ -10,6 +10,7 @@ from itertools import count
 from random import Random
 
 from rtx_lab.core.errors import UsageError
+from rtx_lab.data import arithmetic as problems
 from rtx_lab.data import reasoning as puzzles
 from rtx_lab.data.items import Item
 from rtx_lab.data.text import TextDataset
@@ -48,7 +49,7 @@ class Generated:
         """Draw until the text belongs to this split and is new; a kind of item that is used up repeats itself."""
         family = self.families[index % len(self.families)]
         difficulty = cycle[(index // len(self.families)) % len(cycle)]
-        rng = Random(f"{self.seed}/{self.name}/{self.split}/{index}")
+        rng = Random(f"{self.seed}/{self.families[0]}/{self.split}/{index}")
         for attempt in count():
             item = self.make(rng, family, difficulty)
             if share(item.source) in SHARES[self.split] and (item.source not in seen or attempt > PATIENCE):
@@ -76,7 +77,6 @@ def reasoning(
     The counts are rows per split; `data_seed` fixes the items and has nothing to do with the seed of a run.
     """
     sizes = {"train": num_train, "validation": num_validation, "test": num_test}
-    _check(sizes)
     sources = {
         split: Generated(
             name="reasoning",
@@ -89,17 +89,58 @@ def reasoning(
         )
         for split, size in sizes.items()
     }
+    return _dataset("reasoning", sources, answer="options", max_source_length=42, max_target_length=3)
+
+
+def arithmetic(
+    *,
+    num_train: int = 12800,
+    num_validation: int = 512,
+    num_test: int = 1536,
+    data_seed: int = DATA_SEED,
+    target: str = "rationale",
+) -> TextDataset:
+    """Word problems of 1 to 6 operations in the format of GSM8K (see `arithmetic.py`): a number is generated.
+
+    `target` is `rationale` (the worked solution, then `#### number`) or `final` (the number alone).
+    """
+    if target not in ARITHMETIC_TARGETS:
+        raise UsageError(f"dataset.target must be one of {', '.join(ARITHMETIC_TARGETS)}, not {target!r}.")
+    make, longest = ARITHMETIC_TARGETS[target]
+    sizes = {"train": num_train, "validation": num_validation, "test": num_test}
+    sources = {
+        split: Generated(
+            name=f"arithmetic-{target}",
+            make=make,
+            families=problems.FAMILIES,
+            weights=problems.DIFFICULTY_WEIGHTS,
+            seed=data_seed,
+            split=split,
+            num_items=size,
+        )
+        for split, size in sizes.items()
+    }
+    return _dataset("arithmetic", sources, answer="number", max_source_length=62, max_target_length=longest)
+
+
+ARITHMETIC_TARGETS = {"final": (problems.make_final, 3), "rationale": (problems.make_rationale, 58)}
+
+
+def _dataset(
+    name: str, sources: dict[str, Generated], *, answer: str, max_source_length: int, max_target_length: int
+) -> TextDataset:
+    wrong = [
+        f"dataset.num_{split} must be at least 1, not {source.num_items}."
+        for split, source in sources.items()
+        if source.num_items < 1
+    ]
+    if wrong:
+        raise UsageError(*wrong)
     return TextDataset(
-        name="reasoning",
+        name=name,
         tokenizer=load_tokenizer(SHIPPED),
-        answer="options",
-        max_source_length=42,
-        max_target_length=3,
+        answer=answer,
+        max_source_length=max_source_length,
+        max_target_length=max_target_length,
         sources=sources,
     )
-
-
-def _check(sizes: dict[str, int]) -> None:
-    problems = [f"dataset.num_{split} must be at least 1, not {size}." for split, size in sizes.items() if size < 1]
-    if problems:
-        raise UsageError(*problems)

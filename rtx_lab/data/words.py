@@ -22,9 +22,9 @@ PLACES = tuple(
 )
 THINGS = tuple("apples pens cups books coins cards stamps shells".split())
 GRAMMAR = tuple(
-    "is left right of where from honest lying calls are yes no above below who top has gets gives away more loses "
-    "doubles halves shares with times as many friends how now . ? , #### + - * / = <<".split()
-) + (">>",)
+    "is left right of where from honest lying calls are yes no above below who top has gets gives away more loses half "
+    "times as many how now . ? #### + - * / =".split()
+)
 CONTINUED = "@"
 DIGITS = tuple("0123456789")
 ASSET = Path(__file__).parent / "assets" / "words"
