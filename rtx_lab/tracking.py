@@ -110,13 +110,16 @@ class TensorBoardSink:
         self._writer: Any | None = None
 
     def write(self, scalars: Mapping[str, float], step: int) -> None:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            purge_step = self._resume_step + 1 if self._resume_step else None
-            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step, flush_secs=30)
+        writer = self._writer or self._open()
         for key, value in scalars.items():
-            self._writer.add_scalar(key, value, step)
+            writer.add_scalar(key, value, step)
+
+    def _open(self) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge_step = self._resume_step + 1 if self._resume_step else None
+        self._writer = SummaryWriter(str(self._folder), purge_step=purge_step, flush_secs=30)
+        return self._writer
 
     def close(self, metrics: Mapping[str, float]) -> None:
         if self._writer is None:

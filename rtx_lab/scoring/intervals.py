@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from statistics import NormalDist, fmean, median, stdev
+from typing import cast
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -43,8 +44,8 @@ def spearman(left: Sequence[float], right: Sequence[float]) -> tuple[float, floa
         return None
     from scipy.stats import spearmanr
 
-    result = spearmanr(left, right)
-    return float(result.statistic), float(result.pvalue)
+    rho, p = cast(tuple[float, float], spearmanr(left, right))
+    return float(rho), float(p)
 
 
 def describe(values: Sequence[float]) -> dict[str, float | int]:
