@@ -66,7 +66,7 @@ class ConnectionTransformer(nn.Module, PyTorchModelHubMixin, library_name="rtx_l
         super().__init__()
         _check(locals())
         assert vocab_size is not None
-        self.num_steps = fixed_steps or max_reasoning_steps
+        self.max_steps = fixed_steps or max_reasoning_steps
         self.readout_weight, self.orthogonal_weight = readout_weight, orthogonal_weight
         self.reasoning_cost_weight, self.target_steps = reasoning_cost_weight, target_steps
         self._gradient_checkpointing = False
@@ -78,7 +78,7 @@ class ConnectionTransformer(nn.Module, PyTorchModelHubMixin, library_name="rtx_l
         self.connection = build_connection(
             connection, num_slots=num_slots, d_model=d_model, bilinear_rank=bilinear_rank
         )
-        num_norms = 1 if step_norm == "shared" else self.num_steps
+        num_norms = 1 if step_norm == "shared" else self.max_steps
         self.step_norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(num_norms))
         self.readout = halt.Readout(d_model, num_heads)
         self.measure = halt.build_measure(halting_criterion)
@@ -139,7 +139,7 @@ class ConnectionTransformer(nn.Module, PyTorchModelHubMixin, library_name="rtx_l
         """Return the states after 0..K steps and the measured change of each step (B, K)."""
         mix = self.connection.operator()
         states, changes = [h_BND], []
-        for step in range(self.num_steps):
+        for step in range(self.max_steps):
             norm = self.step_norms[step % len(self.step_norms)]
             if self.gradient_checkpointing and self.training:
                 h_BND, change_B = checkpoint(self._step, h_BND, mix, norm, use_reentrant=False)
@@ -179,11 +179,9 @@ class ConnectionTransformer(nn.Module, PyTorchModelHubMixin, library_name="rtx_l
         first_B = labels_BT[:, 0]
         index_KB1 = first_B.clamp_min(0)[:, None].expand(memory.log_probs.shape[0], -1, -1)
         nll_KB = -memory.log_probs.gather(2, index_KB1).squeeze(2) * (first_B >= 0)
-        loss_B = self.readout_weight * self.halting.supervision(memory.halting, nll_KB)
+        loss_B = self.halting.supervision(memory.halting, nll_KB, self.readout_weight)
         if memory.expected_steps is not None:
             loss_B = loss_B + self.reasoning_cost_weight * (memory.expected_steps - self.target_steps).square()
-        if isinstance(self.halting, halt.PonderHalting):
-            loss_B = loss_B + self.halting.divergence(memory.halting)
         return loss_B
 
     def penalty(self) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -170,11 +171,18 @@ class Decoder(nn.Module):
             x_BTD = self._continued(x_BTD, memory_BMD, mask, cache)
         return self.norm(x_BTD)
 
+    def open_cache(self, memory_BMD: Tensor) -> DecoderCache:
+        """Return a cache without tokens that holds the memory's keys and values."""
+        normed_BMD = self.memory_norm(memory_BMD)
+        return DecoderCache(cross=[block.cross.project(normed_BMD) for block in self._layers()])
+
+    def _layers(self) -> list[DecoderBlock]:
+        return cast(list[DecoderBlock], list(self.blocks))
+
     def _whole(self, x_BTD: Tensor, memory_BMD: Tensor, mask: Tensor | None) -> Tensor:
         memory_BMD = self.memory_norm(memory_BMD)
         causal = _causal(x_BTD.shape[1], 0, x_BTD.device)
-        for block in self.blocks:
-            assert isinstance(block, DecoderBlock)
+        for block in self._layers():
             if self.gradient_checkpointing and self.training:
                 x_BTD = checkpoint(block.run, x_BTD, memory_BMD, causal, mask, use_reentrant=False)
             else:
@@ -185,11 +193,9 @@ class Decoder(nn.Module):
         past = cache.own[0][0].shape[2] if cache.own else 0
         causal = _causal(x_BTD.shape[1], past, x_BTD.device)
         if not cache.cross:
-            normed = self.memory_norm(memory_BMD)
-            cache.cross = [block.cross.project(normed) for block in self.blocks]
+            cache.cross = self.open_cache(memory_BMD).cross
         grown = []
-        for layer, block in enumerate(self.blocks):
-            assert isinstance(block, DecoderBlock)
+        for layer, block in enumerate(self._layers()):
             keys, values = block.own.project(block.own_norm(x_BTD))
             if cache.own:
                 keys = torch.cat([cache.own[layer][0], keys], dim=2)

@@ -29,7 +29,7 @@ CONNECTIONS = ("dense", "core", "diag", "scalar", "linear")
 Mix = Callable[[Tensor], Tensor]
 
 
-def build_connection(connection: str, *, num_slots: int, d_model: int, bilinear_rank: int) -> nn.Module:
+def build_connection(connection: str, *, num_slots: int, d_model: int, bilinear_rank: int) -> Connection:
     """Return the pair maps of the named family; raises UsageError on an unknown name."""
     match connection:
         case "dense":
@@ -284,3 +284,6 @@ def _off_diagonal(values_NN: Tensor) -> Tensor:
 def _diagonal(size: int, device: torch.device) -> Tensor:
     index = torch.arange(size, device=device)
     return index[:, None] == index[None, :]
+
+
+Connection = DenseConnection | CoreConnection | DiagConnection | ScalarConnection | LinearConnection

@@ -16,7 +16,7 @@ CHUNK_ELEMENTS = 1 << 23
 """Logits alive at once; 32 MB in float32."""
 
 
-def sum_cross_entropy(hidden: Tensor, weight_VD: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, weight_VD: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Return the summed cross entropy of hidden @ weight' over the rows whose label is not -100, in nats.
 
     hidden (..., D), labels (...) int64. The gradient is computed in the forward pass, chunk by chunk, so that the

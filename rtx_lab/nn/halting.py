@@ -117,9 +117,9 @@ class FixedHalting(nn.Module):
         batch, num_steps = trace.changes_BK.shape
         return Halt(steps=torch.full((batch,), num_steps, device=trace.changes_BK.device))
 
-    def supervision(self, halting_BK: Tensor | None, nll_KB: Tensor) -> Tensor:
-        """Mean over all steps of the readout's loss: (B,)."""
-        return nll_KB.mean(0)
+    def supervision(self, halting_BK: Tensor | None, nll_KB: Tensor, readout_weight: float) -> Tensor:
+        """Weighted mean over all steps of the readout's loss: (B,)."""
+        return readout_weight * nll_KB.mean(0)
 
 
 class ThresholdHalting(nn.Module):
@@ -147,9 +147,9 @@ class ThresholdHalting(nn.Module):
             steps_B = 1 + (scores_BK[:, :-1] > self.threshold).long().cumprod(1).sum(1)
         return Halt(steps=steps_B, expected_steps=expected_B, scores=scores_BK)
 
-    def supervision(self, halting_BK: Tensor | None, nll_KB: Tensor) -> Tensor:
-        """Mean over all steps of the readout's loss: (B,)."""
-        return nll_KB.mean(0)
+    def supervision(self, halting_BK: Tensor | None, nll_KB: Tensor, readout_weight: float) -> Tensor:
+        """Weighted mean over all steps of the readout's loss: (B,)."""
+        return readout_weight * nll_KB.mean(0)
 
 
 class PonderHalting(nn.Module):
@@ -182,15 +182,12 @@ class PonderHalting(nn.Module):
         steps_B = 1 + (halting_BK.detach().cumsum(1)[:, :-1] <= bar_B1).sum(1)
         return Halt(steps=steps_B, expected_steps=reached.sum(1), halting=halting_BK)
 
-    def supervision(self, halting_BK: Tensor | None, nll_KB: Tensor) -> Tensor:
-        """Expected loss of the readout under the halting distribution: (B,)."""
+    def supervision(self, halting_BK: Tensor | None, nll_KB: Tensor, readout_weight: float) -> Tensor:
+        """Weighted expected loss of the readout where the sample halts, and divergence from the prior: (B,)."""
         assert halting_BK is not None
-        return (halting_BK * nll_KB[1:].T).sum(1)
-
-    def divergence(self, halting_BK: Tensor) -> Tensor:
-        """Weighted KL(p || prior), (B,) in nats."""
-        log_ratio = (halting_BK + EPSILON).log() - (self.prior + EPSILON).log()
-        return self.weight * (halting_BK * log_ratio).sum(1)
+        log_ratio_BK = (halting_BK + EPSILON).log() - (self.prior + EPSILON).log()
+        expected_B = (halting_BK * nll_KB[1:].T).sum(1)
+        return readout_weight * expected_B + self.weight * (halting_BK * log_ratio_BK).sum(1)
 
 
 def geometric_rate(max_steps: int, target_steps: float) -> float:
