@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import count
 from random import Random
 
 from rtx_lab.core.errors import UsageError
@@ -17,11 +16,12 @@ from rtx_lab.data.text import TextDataset
 from rtx_lab.data.tokenizers import SHIPPED, load_tokenizer
 
 # Raise when a generator gives other items for the same seed; a golden test tells when.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 3
 # Of 10 texts by the digest of their content: which split may say them. So no text is in two splits, whatever their size.
 SHARES = {"train": range(0, 7), "validation": range(7, 8), "test": range(8, 10)}
 DATA_SEED = 20250531
-PATIENCE = 200
+PATIENCE = 20
+"""Repeated texts that are drawn before one is taken all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +50,15 @@ class Generated:
         family = self.families[index % len(self.families)]
         difficulty = cycle[(index // len(self.families)) % len(cycle)]
         rng = Random(f"{self.seed}/{self.families[0]}/{self.split}/{index}")
-        for attempt in count():
+        repeats = 0
+        while True:
             item = self.make(rng, family, difficulty)
-            if share(item.source) in SHARES[self.split] and (item.source not in seen or attempt > PATIENCE):
+            if share(item.source) not in SHARES[self.split]:
+                continue
+            if item.source not in seen or repeats == PATIENCE:
                 seen.add(item.source)
                 return replace(item, id=f"{self.split}-{index}", difficulty=difficulty, family=family)
-        raise AssertionError("unreachable")
+            repeats += 1
 
 
 def share(text: str) -> int:
@@ -70,11 +73,12 @@ def difficulty_cycle(weights: dict[int, int]) -> list[int]:
 
 
 def reasoning(
-    *, num_train: int = 12800, num_validation: int = 512, num_test: int = 1536, data_seed: int = DATA_SEED
+    *, num_train: int = 51200, num_validation: int = 512, num_test: int = 1536, data_seed: int = DATA_SEED
 ) -> TextDataset:
     """Multiple choice over relational chains, boolean deduction and comparisons, difficulty 1 to 6 (see `reasoning.py`).
 
-    The counts are rows per split; `data_seed` fixes the items and has nothing to do with the seed of a run.
+    The counts are rows per split; `data_seed` fixes the items and has nothing to do with the seed of a run. 51200 rows
+    are 800 steps of 64: a tiny model learns a quarter of them by heart instead of the rules.
     """
     sizes = {"train": num_train, "validation": num_validation, "test": num_test}
     sources = {
@@ -94,7 +98,7 @@ def reasoning(
 
 def arithmetic(
     *,
-    num_train: int = 12800,
+    num_train: int = 51200,
     num_validation: int = 512,
     num_test: int = 1536,
     data_seed: int = DATA_SEED,

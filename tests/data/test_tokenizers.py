@@ -1,0 +1,86 @@
+import json
+import os
+import pickle
+
+import pytest
+
+from rtx_lab.core.errors import RunError
+from rtx_lab.data import words
+from rtx_lab.data.tokenizers import load_tokenizer
+
+needs_t5 = pytest.mark.skipif(not os.environ.get("RTX_LAB_TOKENIZERS"), reason="RTX_LAB_TOKENIZERS is not set")
+
+
+def test_the_shipped_file_is_what_the_code_makes():
+    assert (words.ASSET / "tokenizer.json").read_text(encoding="utf-8") == words.build().to_str(pretty=True)
+
+
+def test_special_ids_stand_first_and_are_four():
+    tokenizer = load_tokenizer("words")
+    assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.start_id) == (0, 1, 3)
+    assert tokenizer.vocab_size == len(words.vocabulary()) == 1 + max(tokenizer.backend.get_vocab().values())
+
+
+def test_numbers_are_digits_one_by_one_and_decode_exactly():
+    tokenizer = load_tokenizer("words")
+    for number in (0, 7, 10, 99, 305, 8888):
+        assert len(tokenizer.encode(str(number))) == len(str(number))
+        assert tokenizer.decode(tokenizer.encode(f"{number} + 12 = {number} . #### {number}")) == (
+            f"{number} + 12 = {number} . #### {number}"
+        )
+
+
+def test_every_word_is_known_and_decodes_to_itself():
+    tokenizer = load_tokenizer("words")
+    unknown = tokenizer.encode("unheard")[0]
+    for word in (*words.GRAMMAR, *words.NAMES, *words.PLACES, *words.THINGS, *words.DIGITS):
+        assert len(tokenizer.encode(word)) == 1 and tokenizer.encode(word) != [unknown]
+        assert tokenizer.decode(tokenizer.encode(word)) == word
+
+
+def test_batches_encode_as_single_texts_do_and_tokenizers_pickle():
+    tokenizer = load_tokenizer("words")
+    texts = ["al above bo . who is top ?", "", "7 + 12 = 19"]
+    assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+    assert pickle.loads(pickle.dumps(tokenizer)).encode(texts[0]) == tokenizer.encode(texts[0])
+
+
+@needs_t5
+@pytest.mark.parametrize("name", ["google-t5/t5-base", "t5", "t5-base"])
+def test_t5_from_a_local_folder(name):
+    tokenizer = load_tokenizer(name)
+    assert (tokenizer.pad_id, tokenizer.start_id, tokenizer.eos_id) == (0, 0, 1)
+    assert tokenizer.vocab_size == 32000
+    assert tokenizer.encode("A small test.") == [71, 422, 794, 5]
+    assert tokenizer.decode(tokenizer.encode("#### 1,234 apples")) == "#### 1,234 apples"
+
+
+@needs_t5
+@pytest.mark.parametrize(("name", "start", "end"), [("google-bert/bert-base-uncased", 101, 102), ("qwen2", 151643, 151643)])
+def test_other_local_folders(name, start, end):
+    tokenizer = load_tokenizer(name)
+    assert tokenizer.eos_id == end and tokenizer.start_id == start
+    assert tokenizer.decode(tokenizer.encode("hello world")) == "hello world"
+
+
+def test_a_missing_tokenizer_is_one_sentence_with_both_ways_out(monkeypatch, tmp_path):
+    monkeypatch.setenv("RTX_LAB_TOKENIZERS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(RunError, match=r"RTX_LAB_TOKENIZERS=.*network") as caught:
+        load_tokenizer("nobody/nothing")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]"])
+def test_a_broken_tokenizer_is_one_sentence(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(RunError, match="cannot be read") as caught:
+        load_tokenizer(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_without_end_is_refused(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(words.build().to_str(), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>"}), encoding="utf-8")
+    with pytest.raises(RunError, match="no padding or end"):
+        load_tokenizer(str(tmp_path))
