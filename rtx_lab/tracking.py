@@ -25,7 +25,7 @@ SEED_KEYS = {
     "train_loss": ("loss",),
     "learning_rate": ("lr",),
     "memory_used": ("memory_gb",),
-    "reasoning_steps": ("avg_reasoning_steps", "validation/avg_reasoning_steps"),
+    "reasoning_steps": ("reasoning_steps", "avg_reasoning_steps", "validation/avg_reasoning_steps"),
 }
 QUEUE_SIZE = 1000
 INIT_TIMEOUT_S = 30.0
