@@ -1,0 +1,189 @@
+"""Out of memory: how it is recognised, how work is cut into smaller pieces, and how large pieces may be."""
+
+from __future__ import annotations
+
+import re
+import traceback
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rtx_lab.core.device import GB, Device
+from rtx_lab.core.types import Batch, Task
+
+T = TypeVar("T")
+
+_TEXTS = re.compile(
+    r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|HIP_ERROR_OutOfMemory|"
+    r"DefaultCPUAllocator: can't allocate memory|DefaultCPUAllocator: not enough memory",
+    re.IGNORECASE,
+)
+_USABLE = 0.92
+"""Share of the memory that tensors may fill: allocators round up and fragment."""
+_PROCESS_BYTES = 0.75 * GB
+"""What a process needs besides tensors: libraries, or the context on a GPU."""
+
+
+class OutOfMemory(Exception):
+    """Not even a single sample fits."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, in one of the ways of CUDA, cuBLAS, cuDNN, HIP and the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(_TEXTS.search(str(error)))
+
+
+def forget(error: BaseException) -> None:
+    """Let go of the tensors that an exception's frames hold, which would else live as long as the exception."""
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+
+
+def rows(batch: Batch) -> int:
+    """Number of samples in a batch."""
+    return next(iter(batch.values())).shape[0]
+
+
+def pieces(batches: Iterable[Batch], limit: int | None) -> Iterator[Batch]:
+    """Cut batches into pieces of at most `limit` samples, in order; without a limit they stay as they are."""
+    for batch in batches:
+        size = rows(batch)
+        if limit is None or size <= limit:
+            yield batch
+        else:
+            for start in range(0, size, limit):
+                yield {name: value[start : start + limit] for name, value in batch.items()}
+
+
+def with_halving(
+    work: Callable[[Batch], list[T]], batch: Batch, limit: int | None, release: Callable[[], None]
+) -> tuple[list[T], int | None]:
+    """Do work that gives one result per sample; on out-of-memory halve the pieces, keep what is done, and go on.
+
+    Returns the results of all samples in order and the limit now in force, to be handed in with the next batch.
+    `release` is called after each failure (`Device.release`). Raises OutOfMemory when a single sample does not fit.
+    """
+    results: list[T] = []
+    while len(results) < rows(batch):
+        rest = {name: value[len(results) :] for name, value in batch.items()}
+        piece = next(pieces([rest], limit))
+        try:
+            results += work(piece)
+            continue
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            forget(error)
+        release()
+        if rows(piece) == 1:
+            raise OutOfMemory("one sample at a time does not fit in memory")
+        limit = rows(piece) // 2
+    return results, limit
+
+
+class LiveBytes(TorchDispatchMode):
+    """Follows the bytes of all tensor storages created while it is entered; `peak` is the most that lived at once.
+
+    Works on real and on fake tensors alike. What a kernel allocates and frees inside itself is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        inputs = {id(s) for s in map(_storage, pytree.tree_leaves((args, kwargs))) if s is not None}
+        for leaf in pytree.tree_leaves(out):
+            storage = _storage(leaf)
+            if storage is not None and id(storage) not in inputs and storage not in self._seen:
+                self._seen.add(storage)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._freed, storage.nbytes())
+        return out
+
+    def _freed(self, size: int) -> None:
+        self.now -= size
+
+
+def _storage(leaf: Any) -> Any:
+    return leaf.untyped_storage() if isinstance(leaf, Tensor) else None
+
+
+def largest_micro_batch(per_step: int, bytes_of: Callable[[int], float], room: float) -> int:
+    """The largest divisor of a step's samples whose training step needs at most `room` bytes; 1 if none does.
+
+    `bytes_of` may run the step for real: it is asked for two small sizes, and memory is taken to grow in proportion,
+    which overestimates where the model works in pieces of fixed size. Deterministic.
+    """
+    divisors = [size for size in range(1, per_step + 1) if per_step % size == 0]
+    if len(divisors) < 3:
+        small, large = 1, per_step
+    else:
+        small, large = divisors[1], divisors[2]
+    at_small, at_large = bytes_of(small), bytes_of(large)
+    per_sample = max(0.0, (at_large - at_small) / max(1, large - small))
+    return max([d for d in divisors if at_large + (d - large) * per_sample <= room] or [1])
+
+
+def fit_micro_batch(model: nn.Module, task: Task, device: Device, per_step: int, state_bytes: float) -> int:
+    """Find the micro-batch for `budget.micro_batch=auto`: the largest divisor of this process's samples.
+
+    Runs forward and backward on example batches of the largest shape. On a GPU the choice is then confirmed at full
+    size; on a CPU live tensor bytes of two small sizes decide. `state_bytes`: what the optimizer will still allocate.
+    The same model and `hardware.memory_gb` give the same answer; what other programs hold is left to the halving.
+    """
+    room = _USABLE * device.memory_gb * GB - _PROCESS_BYTES - state_bytes
+    measure = _gpu_peak if device.is_cuda else _cpu_peak
+    size = largest_micro_batch(per_step, lambda m: measure(model, task, device, m), room)
+    while device.is_cuda and size > 1 and measure(model, task, device, size) > room:
+        size = max(d for d in range(1, size) if per_step % d == 0)
+    return size
+
+
+def _one_step(model: nn.Module, task: Task, device: Device, size: int) -> None:
+    batch = device.move(filled(task.example_batch(size)))
+    with device.autocast:
+        loss, _ = task.loss(model, batch)
+    loss.backward()
+
+
+def _cpu_peak(model: nn.Module, task: Task, device: Device, size: int) -> float:
+    weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    with LiveBytes() as live:
+        _one_step(model, task, device, size)
+        model.zero_grad(set_to_none=True)
+    return weights + live.peak
+
+
+def _gpu_peak(model: nn.Module, task: Task, device: Device, size: int) -> float:
+    torch.cuda.reset_peak_memory_stats(device.torch_device)
+    try:
+        _one_step(model, task, device, size)
+        peak = float(torch.cuda.max_memory_allocated(device.torch_device))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        forget(error)
+        peak = float("inf")
+    model.zero_grad(set_to_none=True)
+    device.release()
+    return peak
+
+
+def filled(batch: Batch) -> Batch:
+    """Give empty example tensors values that any model accepts: id 0 everywhere, every position in use."""
+    return {
+        name: torch.ones_like(value) if value.dtype == torch.bool else torch.zeros_like(value)
+        for name, value in batch.items()
+    }
