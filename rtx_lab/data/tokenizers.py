@@ -14,18 +14,18 @@ from rtx_lab.core.errors import RunError
 from rtx_lab.data import words
 
 SHIPPED = "words"
+FILES = ("tokenizer.json", "tokenizer_config.json")
 LOCAL_FOLDERS = {
-    "google-t5/t5-base": "t5",
     "google-t5/t5-small": "t5",
+    "google-t5/t5-base": "t5",
     "google-t5/t5-large": "t5",
-    "t5-base": "t5",
     "t5-small": "t5",
-    "google-bert/bert-base-uncased": "bert-base-uncased",
-    "bert-base-uncased": "bert-base-uncased",
-    "gogamza/kobart-base-v2": "kobart",
-    "Qwen/Qwen2.5-1.5B-Instruct": "qwen2",
-    "Qwen/Qwen2.5-1.5B": "qwen2",
+    "t5-base": "t5",
+    "t5-large": "t5",
 }
+"""Hub ids whose folder under RTX_LAB_TOKENIZERS is not called like the last part of the id (all T5 sizes share one)."""
+REVISIONS = {"google-t5/t5-base": "a9723ea7f1b39c1eae772870f3b547bf6ef7e6c1"}
+"""Pinned commits, as several public projects pin them; other ids follow their main branch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,9 @@ def _download(name: str) -> tuple[Path, Path]:
     from rtx_lab.data.hub import fetch
 
     advice = "RTX_LAB_TOKENIZERS=<folder that holds it>"
-    files = [fetch(name, file, kind="model", revision="main", advice=advice) for file in FILES]
+    revision = REVISIONS.get(name, "main")
+    files = [fetch(name, file, kind="model", revision=revision, advice=advice) for file in FILES]
     return files[0], files[1]
-
-
-FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def _read(name: str, definition: Path, config: Path) -> Tokenizer:

@@ -56,10 +56,9 @@ def test_t5_from_a_local_folder(name):
 
 
 @needs_t5
-@pytest.mark.parametrize(("name", "start", "end"), [("google-bert/bert-base-uncased", 101, 102), ("qwen2", 151643, 151643)])
-def test_other_local_folders(name, start, end):
-    tokenizer = load_tokenizer(name)
-    assert tokenizer.eos_id == end and tokenizer.start_id == start
+def test_a_local_folder_without_tokenizer_json():
+    tokenizer = load_tokenizer("qwen2")
+    assert (tokenizer.pad_id, tokenizer.eos_id) == (151643, 151645)
     assert tokenizer.decode(tokenizer.encode("hello world")) == "hello world"
 
 
