@@ -150,5 +150,5 @@ def _best(written_BWT: Tensor, value_BW: Tensor, pad_id: int) -> Tensor:
     """Return each sample's best hypothesis without the columns that only worse ones needed: (B, T)."""
     best_B1 = value_BW.argmax(1, keepdim=True)
     written_BT = _take(written_BWT, best_B1).squeeze(1)
-    used_T = (written_BT != pad_id).any(0).flip(0).cummax(0).values
+    used_T = (written_BT != pad_id).any(0).int().flip(0).cummax(0).values
     return written_BT[:, : max(1, int(used_T.sum()))]

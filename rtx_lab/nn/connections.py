@@ -59,6 +59,11 @@ def identity_error(panels: Tensor) -> Tensor:
     return (gram - torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)).square().mean((-2, -1))
 
 
+def _stored(values: Tensor) -> nn.Parameter:
+    """Return a parameter with storage of its own: a QR leaves column-major views of a larger tensor."""
+    return nn.Parameter(values.clone(memory_format=torch.contiguous_format))
+
+
 def _apply_panels(h_BND: Tensor, panels_NDR: Tensor) -> Tensor:
     """Multiply each slot by its own panel: (B, N, D) and (N, D, R) to (N, B, R)."""
     return torch.bmm(h_BND.transpose(0, 1), panels_NDR)
@@ -77,8 +82,8 @@ class DenseConnection(nn.Module):
         self.rank = rank
         self.scale = math.sqrt(d / (max(n - 1, 1) * r))
         panels = orthonormal_panels(2 * n * n, d, r).view(2, n, n, d, r)
-        self.source = nn.Parameter(panels[0].permute(0, 2, 1, 3).reshape(n, d, n * r))
-        self.target = nn.Parameter(panels[1].transpose(-2, -1).reshape(n, n * r, d))
+        self.source = _stored(panels[0].permute(0, 2, 1, 3).reshape(n, d, n * r))
+        self.target = _stored(panels[1].transpose(-2, -1).reshape(n, n * r, d))
 
     def operator(self) -> Mix:
         """Return the function (B, N, D) -> (B, N, D) for the steps of one pass."""
@@ -120,10 +125,10 @@ class CoreConnection(nn.Module):
         self.rank = rank
         self.scale = math.sqrt(d / (max(n - 1, 1) * r))
         panels = orthonormal_panels(2 * n, d, r).view(2, n, d, r)
-        self.read = nn.Parameter(panels[0].clone())
-        self.write = nn.Parameter(panels[1].transpose(-2, -1).contiguous())
+        self.read = _stored(panels[0])
+        self.write = _stored(panels[1].transpose(-2, -1))
         cores = orthonormal_panels(n * n, r, r).view(n, n, r, r)
-        self.core = nn.Parameter(cores.transpose(1, 2).reshape(n * r, n * r))
+        self.core = _stored(cores.transpose(1, 2).reshape(n * r, n * r))
 
     def operator(self) -> Mix:
         """Return the function (B, N, D) -> (B, N, D) for the steps of one pass, the diagonal masked once."""
@@ -167,8 +172,8 @@ class DiagConnection(nn.Module):
         n, d, r = num_slots, d_model, rank
         self.scale = math.sqrt(d / (max(n - 1, 1) * r))
         panels = orthonormal_panels(2 * n, d, r).view(2, n, d, r)
-        self.read = nn.Parameter(panels[0].clone())
-        self.write = nn.Parameter(panels[1].transpose(-2, -1).contiguous())
+        self.read = _stored(panels[0])
+        self.write = _stored(panels[1].transpose(-2, -1))
         self.pair = nn.Parameter(torch.randn(r, n, n))  # s of (r, target j, source i): the layout of the GEMM
 
     def operator(self) -> Mix:
@@ -209,7 +214,7 @@ class ScalarConnection(nn.Module):
         super().__init__()
         self.scale = math.sqrt(rank / max(num_slots - 1, 1))
         source, target = nn.functional.normalize(torch.randn(2, num_slots, num_slots, rank), dim=-1)
-        self.source, self.target = nn.Parameter(source.clone()), nn.Parameter(target.clone())
+        self.source, self.target = _stored(source), _stored(target)
 
     def matrix(self) -> Tensor:
         """Return C (N_i, N_j), its diagonal zero."""
