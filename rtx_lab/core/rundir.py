@@ -28,7 +28,7 @@ _HELD: set[Path] = set()
 """Runs that this process holds. POSIX drops a lock when *any* handle on its file is closed, so we never open ours again."""
 
 UNSIGNED_NESTED = {
-    "hardware": ("num_workers", "power_w", "peak_tflops", "bandwidth_gb_s"),
+    "hardware": ("num_workers", "memory_gb", "power_w", "peak_tflops", "bandwidth_gb_s"),
     "budget": ("log_every", "keep_last"),
 }
 

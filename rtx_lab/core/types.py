@@ -43,12 +43,19 @@ class Task(Protocol):
         """Yield the batches of a held-out split, every row once."""
         ...
 
-    def score(self, model: nn.Module, batch: Batch) -> list[Record]:
-        """Predict and judge every sample of a batch; a prediction never sees a label."""
+    def score(self, model: nn.Module, batch: Batch, split: str) -> list[Record]:
+        """Predict and judge every sample of a held-out batch; a prediction never sees a label.
+
+        A record has `id` and `row`; keys that begin with `_` serve `summarise` and are not written to disk.
+        """
         ...
 
     def summarise(self, records: list[Record]) -> dict[str, Any]:
         """Turn the records of a whole split into metrics, with intervals."""
+        ...
+
+    def inspect(self, model: nn.Module) -> dict[str, float]:
+        """What can be read from the weights alone, as metrics."""
         ...
 
     def example_batch(self, micro_batch: int) -> Batch:

@@ -5,7 +5,6 @@ Imported by every start of `train.py`, `--help` included, so it imports nothing 
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -25,7 +24,6 @@ HYDRA_KEYWORDS: dict[str, Any] = {"version_base": "1.3"} if _IS_LINE_A else {"ex
 EXIT_CODES = {"done": 0, "refused": 2}
 """Exit code of a terminal status; an interrupted run names its own, everything else is 1."""
 
-_log = logging.getLogger("rtx_lab")
 _last_exit_code = 0
 
 
@@ -41,7 +39,6 @@ def run_job(config: DictConfig) -> float | None:
 
 def enter(main: Callable[[], Any]) -> int:
     """Run a Hydra main and return the exit code: 0 done, 2 usage, 1 failed, 4 part of a sweep failed, 130/143 stopped."""
-    wish = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own errors and exits before we can explain them
     try:
         main()
@@ -53,19 +50,19 @@ def enter(main: Callable[[], Any]) -> int:
     except RunError as error:
         return report([str(error)], code=1)
     except (HydraException, OmegaConfBaseException) as error:
-        if wish == "1":
-            raise
         return _explain(error)
     except Exception as error:
-        if wish == "1":
-            raise
-        _log.debug("unexpected error", exc_info=True)
-        inner = error.__cause__ if isinstance(error.__cause__, (UsageError, RunError)) else None
-        if inner is not None:
-            return report(getattr(inner, "problems", [str(inner)]), code=2 if isinstance(inner, UsageError) else 1)
-        name = type(error).__name__
-        return report([f"unexpected {name}: {error} (HYDRA_FULL_ERROR=1 shows where; please report it)"], code=1)
+        return unexpected(error)
     return _last_exit_code
+
+
+def unexpected(error: Exception) -> int:
+    """One sentence for an error that nobody foresaw, and the exit code."""
+    if os.environ.get("RTX_LAB_TRACEBACK") == "1":
+        raise error
+    first = (str(error).strip() or "no message").splitlines()[0]
+    line = f"unexpected {type(error).__name__}: {first} (RTX_LAB_TRACEBACK=1 shows where; please report it)"
+    return report([line], code=1)
 
 
 def report(problems: list[str], *, code: int = 2) -> int:

@@ -7,6 +7,7 @@ do, 1 when the run cannot start now, 2 when the command is wrong.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.core.rundir import RunDir
 from rtx_lab.core.schema import Settled, settle
-from rtx_lab.sweep.door import report
+from rtx_lab.sweep.door import report, unexpected
 
 
 class Gate(Callback):
@@ -26,14 +27,14 @@ class Gate(Callback):
         """One run: refuse, plan or skip here; otherwise write the settled values into the config."""
         try:
             settled = settle(config)
-            _pass_one(settled)
+            _write_back(config, settled.config)
+            _pass_one(settled, RunDir(Path(str(config.hydra.run.dir))))
         except UsageError as error:
             raise SystemExit(report(error.problems)) from error
         except RunError as error:
             raise SystemExit(report([str(error)], code=1)) from error
-        with open_dict(config):
-            for key, value in settled.config.items():
-                OmegaConf.update(config, key, value, merge=False)
+        except Exception as error:  # Hydra would turn it into a warning and go on without the gate
+            raise SystemExit(unexpected(error)) from error
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """A sweep: refuse what Hydra would silently do wrong. The study sweeper validates every job itself."""
@@ -46,8 +47,16 @@ class Gate(Callback):
                 raise SystemExit(report([line]))
 
 
-def _pass_one(settled: Settled) -> None:
-    from rtx_lab.run import check_inputs, examine, finished
+def _write_back(config: DictConfig, settled: dict[str, Any]) -> None:
+    with open_dict(config):
+        for key, value in settled.items():
+            leaves = {f"{key}.{name}": leaf for name, leaf in value.items()} if isinstance(value, dict) else {key: value}
+            for name, leaf in leaves.items():
+                OmegaConf.update(config, name, leaf, merge=False)
+
+
+def _pass_one(settled: Settled, run: RunDir) -> None:
+    from rtx_lab.preflight import check_inputs, examine, finished
 
     if settled.run.plan:
         from rtx_lab.sweep.plan import print_plan
@@ -56,12 +65,11 @@ def _pass_one(settled: Settled) -> None:
         raise SystemExit(0)
     examine(settled)
     check_inputs(settled)
-    directory = RunDir.at(settled.directory)
-    if int(os.environ.get("RANK", "0")) == 0 and directory.is_locked():
-        raise RunError(f"another process is running {directory.path}: wait for it or stop it first")
-    result = finished(settled)
+    if int(os.environ.get("RANK", "0")) == 0 and run.is_locked():
+        raise RunError(f"another process is running {run.path}: wait for it or stop it first")
+    result = finished(settled, run)
     if result is not None:
-        print(f"already done: {directory.path} ({_headline(result)}); run_anyway=true runs it again")
+        print(f"already done: {run.path} ({_headline(result)}); run_anyway=true runs it again")
         raise SystemExit(0)
 
 

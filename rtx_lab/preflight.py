@@ -1,0 +1,98 @@
+"""Before a run: what it would cost, whether its inputs are there, and whether it is done already. Writes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rtx_lab.core import checkpoint, device
+from rtx_lab.core.components import bind
+from rtx_lab.core.errors import UsageError
+from rtx_lab.core.rundir import RunDir
+from rtx_lab.core.schema import Settled
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What can be known of a run without building it: counts and bytes (fp32 weights and gradients)."""
+
+    parameters: int
+    optimizer_bytes: int
+
+    @property
+    def weight_bytes(self) -> int:
+        return 4 * self.parameters
+
+    @property
+    def gradient_bytes(self) -> int:
+        return 4 * self.parameters
+
+    @property
+    def state_bytes(self) -> int:
+        return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes
+
+
+def examine(settled: Settled) -> Examination:
+    """Build the model without memory, so that every value out of range is found and the parameters are counted.
+
+    Needs no data, no GPU and no network. Raises UsageError with the problems of model and optimizer together.
+    """
+    problems: list[str] = []
+    model: nn.Module | None = None
+    try:
+        with torch.device("meta"):
+            model = bind(settled.run.model)()
+    except UsageError as error:
+        problems += error.problems
+    try:
+        scrap = nn.Linear(1, 1, bias=False)
+        bytes_per_weight = bind(settled.run.optim)(scrap, 1).state_bytes
+    except UsageError as error:
+        problems += error.problems
+    if problems or model is None:
+        raise UsageError(*problems)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Examination(parameters, int(bytes_per_weight * parameters))
+
+
+def check_inputs(settled: Settled) -> None:
+    """Refuse what is not there, before anything is written: data, tokenizer, device, parent.
+
+    Raises UsageError or RunError with one sentence.
+    """
+    run = settled.run
+    device.setup(run.hardware)
+    dataset = bind(run.dataset)()
+    longest, positions = dataset.max_source_length, run.model.get("max_seq_len")
+    if positions is not None and max(longest, dataset.max_target_length) > positions:
+        raise UsageError(
+            f"dataset.max_source_length={longest} and max_target_length={dataset.max_target_length} must not exceed "
+            f"model.max_seq_len={positions}: shorten the one or raise the other"
+        )
+    for split in ("train", "validation", "test") if run.budget.steps != 0 else ("validation", "test"):
+        dataset.sources[split].digest()  # finds the files, or says what is missing
+    for place in (run.init_from, run.resume_from):
+        if place is not None:
+            checkpoint.find(Path(place))
+
+
+def finished(settled: Settled, directory: RunDir) -> dict[str, Any] | None:
+    """The result of this very run if it is done; None if there is work left.
+
+    Raises UsageError if it was done with data that have changed since.
+    """
+    result = directory.read_result()
+    if result is None or result.get("status") != "done" or settled.run.run_anyway:
+        return None
+    then = (result.get("digests") or {}).get("data")
+    now = bind(settled.run.dataset)().digest()
+    if then != now:
+        raise UsageError(
+            f"{directory.path} is done, but its data have changed since ({str(then)[:12]} then, {now[:12]} now): "
+            "put the old data back, or train again with run_anyway=true"
+        )
+    return result

@@ -1,0 +1,271 @@
+"""The composition root: build what a settled configuration names, train it for its budget, evaluate it, record the outcome."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from rtx_lab import loop
+from rtx_lab.core import checkpoint, device, memory, parallel, record
+from rtx_lab.core.components import bind
+from rtx_lab.core.errors import RunError, UsageError
+from rtx_lab.core.progress import progress_bar
+from rtx_lab.core.rundir import RunDir, write_json, write_text
+from rtx_lab.core.schema import RunConfig, Settled, settle
+from rtx_lab.core.signals import Stopped, StopSignal, exit_code
+from rtx_lab.core.training import Outcome, Plan, TrainState
+from rtx_lab.core.types import Task
+from rtx_lab.evaluate import evaluate
+from rtx_lab.preflight import Examination, examine, finished
+from rtx_lab.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+PATIENT_SHARE = 0.2
+"""Share of the time that may be spent waiting for data before a line of advice is due."""
+
+
+@dataclass(slots=True)
+class Cut:
+    """How this run cuts its batches, and which share of them is this process's."""
+
+    seed: int
+    global_batch: int
+    micro_batch: int
+    eval_batch: int
+    num_workers: int
+    pin_memory: bool
+    rank: int
+    world_size: int
+
+
+@dataclass(slots=True)
+class Parts:
+    """Everything that a run is made of once it is built."""
+
+    run: RunConfig
+    device: device.Device
+    ranks: parallel.Ranks
+    dataset: Any
+    model: nn.Module
+    task: Any
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run(config: DictConfig) -> dict[str, Any]:
+    """Run one job to a terminal status and return its result; never raises.
+
+    The run directory is Hydra's output directory. Under torchrun rank 0 writes.
+    """
+    settled = settle(config)
+    leads = int(os.environ.get("RANK", "0")) == 0
+    place = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path("multirun", settled.directory)
+    directory = RunDir(place)
+    try:
+        with directory.lock() if leads else nullcontext():
+            done = finished(settled, directory)
+            if done is not None:
+                return done
+            write_text(directory.config_path, OmegaConf.to_yaml(OmegaConf.create(settled.config)))
+            result = _attempt(settled, directory)
+            if leads:
+                write_json(directory.result_path, result)
+    except (RunError, UsageError) as error:
+        result = {"status": "failed", "reason": str(error), "signature": settled.signature}
+    if result["status"] != "done":
+        log.error("%s: %s", result["status"], result["reason"])
+    return result
+
+
+def _attempt(settled: Settled, directory: RunDir) -> dict[str, Any]:
+    """Do the work and turn every way to end into a result."""
+    started = time.time()
+    before = directory.read_result() or {}
+    result: dict[str, Any] = {"status": "failed", "reason": "", "signature": settled.signature, "phase": settled.run.phase}
+    try:
+        with StopSignal() as stop:
+            result |= _execute(settled, directory, stop)
+    except Stopped:
+        result |= {"status": "interrupted", "reason": "stopped by a signal", "exit_code": exit_code(stop.signum)}
+    except UsageError as error:
+        result |= {"status": "refused", "reason": str(error)}
+    except RunError as error:
+        result |= {"status": "failed", "reason": str(error)}
+    except Exception as error:
+        record.keep_traceback(directory.path / "train.log")
+        kind = "out_of_memory" if memory.is_out_of_memory(error) or isinstance(error, memory.OutOfMemory) else "failed"
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        reason = f"{type(error).__name__}: {first_line} (traceback in {directory.path / 'train.log'})"
+        result |= {"status": kind, "reason": reason}
+        memory.forget(error)
+    result["time_s"] = round(time.time() - started + float(before.get("time_s") or 0.0), 3)
+    return result | {"versions": record.versions(), "git": record.git_state(Path(__file__).parent)}
+
+
+def _execute(settled: Settled, directory: RunDir, stop: StopSignal) -> dict[str, Any]:
+    parts = build(settled.run)
+    run, task = settled.run, parts.task
+    examined = examine(settled)
+    if run.budget.micro_batch == "auto":
+        _find_micro_batch(parts, examined)
+    plan = Plan.of(run.budget, task.steps_per_epoch if run.budget.steps != 0 else 1)
+    update = bind(run.optim)(parts.model, max(1, plan.steps))
+    store = checkpoint.Store(folder=directory.checkpoints, keep_last=run.budget.keep_last)
+    state = _starting_point(parts, update, store)
+    parts.model.gradient_checkpointing = run.budget.gradient_checkpointing  # type: ignore[assignment]
+    if run.hardware.compile:
+        task.loss = torch.compile(task.loss, dynamic=True)
+    outcome = _train(parts, update, plan, store, state, directory, stop)
+    result = _describe(parts, examined, outcome)
+    if outcome.status != "done":
+        return result | {"exit_code": exit_code(outcome.signum) if outcome.status == "interrupted" else 1}
+    best = checkpoint.best(store.folder) if plan.steps else None
+    if best is not None:
+        checkpoint.load_weights(parts.model, best)
+    return result | _final_evaluation(parts, directory, stop)
+
+
+def build(run: RunConfig) -> Parts:
+    """Build dataset, model and task on the device that the configuration names."""
+    place = device.setup(run.hardware)
+    ranks = parallel.join(place.torch_device.type)
+    dataset = bind(run.dataset)()
+    place.seed(run.seed)
+    model = bind(run.model)().to(place.torch_device)
+    budget = run.budget
+    cut = Cut(
+        seed=run.seed,
+        global_batch=budget.global_batch,
+        micro_batch=budget.global_batch if budget.micro_batch == "auto" else budget.micro_batch,
+        eval_batch=budget.eval_batch or budget.global_batch,
+        num_workers=run.hardware.num_workers or 0,
+        pin_memory=place.is_cuda,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+    task: Task = bind(run.task)(dataset=dataset, cut=cut, generation=run.generation)
+    splits = ("train", "validation", "test") if budget.steps != 0 else ("validation", "test")
+    if "vocab_size" in run.model:
+        dataset.check_vocabulary(run.model["vocab_size"], splits)
+    return Parts(run, place, ranks, dataset, model, task)
+
+
+def _find_micro_batch(parts: Parts, examined: Examination) -> None:
+    share = parts.run.budget.global_batch // parts.ranks.world_size
+    optimizer = float(examined.optimizer_bytes)
+    found = memory.fit_micro_batch(parts.model, parts.task, parts.device, max(1, share), optimizer)
+    parts.task.cut.micro_batch = found
+    parts.events.append({"event": "micro_batch_found", "micro_batch": found})
+    log.info("budget.micro_batch=auto: %d samples fit", found)
+
+
+def _starting_point(parts: Parts, update: Any, store: checkpoint.Store) -> TrainState:
+    """The newest whole checkpoint of this run; else where `resume_from` points; else the weights of `init_from`."""
+    run = parts.run
+    state = loop.resume(store, parts.model, update, parts.device)
+    if state.step == 0 and run.resume_from is not None:
+        place = _newest_checkpoint(Path(run.resume_from))
+        state = loop.resume_from(place, parts.model, update, parts.device)
+        log.info("continuing from %s", place)
+    elif state.step == 0 and run.init_from is not None:
+        log.info("weights from %s", checkpoint.load_weights(parts.model, Path(run.init_from)))
+    elif state.step:
+        log.info("continuing at step %d", state.step)
+    for event in state.events:
+        if event.get("event") == "checkpoint_skipped":
+            log.warning("passed over a damaged checkpoint: %s", event["reason"])
+    return state
+
+
+def _newest_checkpoint(place: Path) -> Path:
+    """The checkpoint itself, or the newest whole one of a run; `checkpoint.find` would prefer the best."""
+    for folder in (place / "checkpoints", place):
+        found, _ = checkpoint.newest(folder)
+        if found is not None:
+            return found
+    return checkpoint.find(place)
+
+
+def _train(
+    parts: Parts,
+    update: Any,
+    plan: Plan,
+    store: checkpoint.Store,
+    state: TrainState,
+    directory: RunDir,
+    stop: StopSignal,
+) -> Outcome:
+    run, ranks = parts.run, parts.ranks
+    if ranks.leads:
+        directory.rewind_metrics(state.step)
+    tracker = Tracker(
+        run.tracking, directory.path, signature=directory.path.name, config={"seed": run.seed}, resume_step=state.step
+    ) if ranks.leads else None  # fmt: skip
+
+    def keep(line: dict[str, Any]) -> None:
+        directory.append_metrics(line)
+        assert tracker is not None
+        tracker.log(line)
+
+    def look() -> dict[str, Any]:
+        metrics, _ = evaluate(parts.model, parts.task, "validation", parts.device, ranks, check=stop.check)
+        found = {f"validation/{key}": value for key, value in metrics.items()}
+        log.info("%s %s", parts.task.monitor, found.get(parts.task.monitor))
+        return found
+
+    try:
+        with progress_bar(plan.steps, state.step, leads=ranks.leads) as show:
+            return loop.fit(
+                parts.model, parts.task, update, plan, parts.device, seed=run.seed, store=store, log=keep,
+                evaluate=look, stop=stop, state=state, ranks=ranks, show=show,
+            )  # fmt: skip
+    finally:
+        if tracker is not None:
+            tracker.close()
+
+
+def _describe(parts: Parts, examined: Examination, outcome: Outcome) -> dict[str, Any]:
+    """What a result says of training, whichever way it ended."""
+    if outcome.data_wait > PATIENT_SHARE:
+        log.warning(
+            "%.0f %% of the time went into waiting for data: raise hardware.num_workers (now %d)",
+            100 * outcome.data_wait,
+            parts.run.hardware.num_workers or 0,
+        )
+    return {
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "monitor": parts.task.monitor,
+        "best": outcome.state.best,
+        "steps": outcome.state.step,
+        "parameters": examined.parameters,
+        "parents": [parent for parent in (parts.run.init_from, parts.run.resume_from) if parent],
+        "peak_memory_gb": parts.device.peak_memory_gb(),
+        "digests": {"data": parts.dataset.digest(), "tokenizer": parts.dataset.tokenizer.digest},
+        "events": parts.events + outcome.state.events,
+    }
+
+
+def _final_evaluation(parts: Parts, directory: RunDir, stop: StopSignal) -> dict[str, Any]:
+    """Score validation and test with the best weights; the objective is the monitored metric of validation."""
+    metrics: dict[str, Any] = {}
+    for split in ("validation", "test"):
+        found, records = evaluate(parts.model, parts.task, split, parts.device, parts.ranks, check=stop.check)
+        metrics |= {f"{split}/{key}": value for key, value in found.items()}
+        if split == "test" and parts.ranks.leads:
+            public = [{k: v for k, v in entry.items() if not k.startswith("_")} for entry in records]
+            directory.write_predictions(public)
+    low, high = metrics.get("test/accuracy_low"), metrics.get("test/accuracy_high")
+    if low is not None and high is not None:
+        log.info("test/accuracy %.4f (95 %% interval %.4f to %.4f)", metrics["test/accuracy"], low, high)
+    return {"metrics": metrics, "objective": metrics.get(parts.task.monitor)}

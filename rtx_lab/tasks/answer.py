@@ -1,0 +1,218 @@
+"""Answering: a source text in, one of the given options or a written answer out.
+
+Training is next-token prediction of the right answer alone. Options are ranked by the likelihood of their content;
+without options the answer is written freely and its number compared. A prediction never sees a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rtx_lab.core.types import Batch, Record
+from rtx_lab.data.collate import IGNORED
+from rtx_lab.data.loading import StepDataset, held_out_batches, step_loader
+from rtx_lab.data.text import TextDataset
+from rtx_lab.inference.generate import generate
+from rtx_lab.inference.rank import option_log_likelihood, rank_options
+from rtx_lab.nn.cross_entropy import linear_cross_entropy
+from rtx_lab.nn.memory import Memory
+from rtx_lab.scoring import slots
+from rtx_lab.scoring.answers import exact_match, extract_number, numbers_equal, token_f1
+from rtx_lab.scoring.summary import summarise
+
+SAMPLED_FOR_SLOTS = 512
+"""Rows of a split whose slot assignments are kept for the slot metrics."""
+
+
+class Cut(Protocol):
+    """How a run cuts its batches, and which share of them is this process's."""
+
+    seed: int
+    global_batch: int
+    micro_batch: int
+    eval_batch: int
+    num_workers: int
+    pin_memory: bool
+    rank: int
+    world_size: int
+
+
+class Writing(Protocol):
+    """How an answer is written where no options are given."""
+
+    num_beams: int
+    max_new_tokens: int | None
+    length_penalty: float
+
+
+class AnswerTask:
+    """The task of every set of questions with answers; see `rtx_lab.core.types.Task` for the contract."""
+
+    mode = "max"
+    monitor = "validation/accuracy"
+
+    def __init__(self, *, dataset: TextDataset, cut: Cut, generation: Writing) -> None:
+        self.dataset, self.cut, self.generation = dataset, cut, generation
+        self._steps: StepDataset | None = None
+
+    @property
+    def steps(self) -> StepDataset:
+        """The training split as steps; opened when first asked for, so that evaluating needs no training data."""
+        if self._steps is None:
+            cut = self.cut
+            self._steps = StepDataset(
+                self.dataset.split("train"),
+                seed=cut.seed,
+                global_batch=cut.global_batch,
+                micro_batch=cut.micro_batch,
+                rank=cut.rank,
+                world_size=cut.world_size,
+            )
+        return self._steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.steps.plan.steps_per_epoch
+
+    def batches(self, model: nn.Module, start: int, stop: int) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of the optimizer steps start + 1 .. stop."""
+        del model  # the data do not depend on it
+        workers, pin = self.cut.num_workers, self.cut.pin_memory
+        return step_loader(self.steps, start=start, stop=stop, num_workers=workers, pin_memory=pin)
+
+    def weight(self, batch: Batch) -> Tensor:
+        """Target tokens, the end included."""
+        return (batch["labels"] != IGNORED).sum().float()
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Negative log-likelihood of the answers in nats, summed over tokens, with the model's own costs per token."""
+        labels = batch["labels"]
+        memory = model.encode(batch["source"], batch["source_mask"])
+        hidden = model.decode(memory, batch["decoder_input"])
+        nll = linear_cross_entropy(hidden, model.output_weight, labels)
+        tokens_b = (labels != IGNORED).sum(1)
+        costs = (model.auxiliary(memory, labels) * tokens_b).sum() + model.penalty() * tokens_b.sum()
+        sums = {
+            "nll": nll.detach(),
+            "tokens": batch["source_mask"].sum() + tokens_b.sum(),
+            "padded_tokens": labels.new_full((), batch["source"].numel() + labels.numel()),
+            "reasoning_steps": (memory.steps * tokens_b).sum(),  # the loop divides by the weight: a mean over tokens
+        }
+        return nll + costs, sums
+
+    def held_out(self, split: str) -> Iterator[Batch]:
+        """Every row of a split once, longest first, with its options."""
+        return held_out_batches(self.dataset.split(split), batch_size=self.cut.eval_batch)
+
+    def score(self, model: nn.Module, batch: Batch, split: str) -> list[Record]:
+        """Predict each sample from its source alone, judge the prediction, and measure the right answer's likelihood."""
+        memory = model.encode(batch["source"], batch["source_mask"])
+        numbers = batch["index"].tolist()
+        opened = self.dataset.split(split)
+        rows = [opened.record(number) for number in numbers]
+        if "option_labels" in batch:
+            judged = _choose(model, memory, batch, rows)
+        else:
+            judged = self._write(model, memory, rows)
+        log_p = option_log_likelihood(model, memory, batch["decoder_input"][:, None], batch["labels"][:, None])[:, 0]
+        tokens = (batch["labels"] != IGNORED).sum(1)
+        measured = zip(numbers, rows, log_p.tolist(), tokens.tolist(), memory.steps.tolist(), strict=True)
+        for record, (number, row, value, count, steps) in zip(judged, measured, strict=True):
+            record.update(id=row["id"], row=number, gold=row["gold"], difficulty=row["difficulty"], family=row["family"])
+            record.update(nll=-value, num_tokens=count, steps=steps, max_steps=model.max_steps)
+        _keep_assignment(judged, memory, batch)
+        return judged
+
+    def _write(self, model: nn.Module, memory: Memory, rows: list[dict[str, Any]]) -> list[Record]:
+        """Free generation; the number in the answer decides, and an answer without one is wrong."""
+        tokenizer, limits = self.dataset.tokenizer, self.generation
+        written = generate(
+            model,
+            memory,
+            start_id=tokenizer.start_id,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            max_tokens=limits.max_new_tokens or self.dataset.max_target_length,
+            num_beams=limits.num_beams,
+            length_penalty=limits.length_penalty,
+        )
+        judged = []
+        for ids, row in zip(written.tolist(), rows, strict=True):
+            text = tokenizer.decode(ids[: ids.index(tokenizer.eos_id)] if tokenizer.eos_id in ids else ids)
+            right = numbers_equal(extract_number(text), extract_number(row["gold"]))
+            judged.append(_judged(text, row["gold"], right))
+        return judged
+
+    def summarise(self, records: list[Record]) -> dict[str, Any]:
+        """Accuracy with its interval, steps by difficulty, and how tokens share the slots."""
+        metrics: dict[str, Any] = dict(summarise(records))
+        kept = [record for record in records if "_slots" in record]
+        if kept:
+            slot = torch.tensor([index for record in kept for index in record["_slots"]])
+            token = torch.tensor([index for record in kept for index in record["_tokens"]])
+            usage = slots.slot_usage(slot, kept[0]["_num_slots"])
+            metrics["slot_specialization"] = slots.slot_specialization(slot, token)
+            metrics["slot_usage_entropy"] = slots.slot_usage_entropy(usage)
+        return metrics
+
+    def inspect(self, model: nn.Module) -> dict[str, float]:
+        """What the connections look like, free of scale; nothing for a model without connections."""
+        strength = model.connection_strength()
+        if strength is None:
+            return {}
+        return {
+            "connection_sparsity": slots.connection_sparsity(strength),
+            "effective_rank": slots.effective_rank(strength),
+            "spectral_radius": slots.spectral_radius(strength),
+        }
+
+    def example_batch(self, micro_batch: int) -> Batch:
+        """Empty tensors of the longest source and target that training can meet."""
+        longest, target = self.dataset.max_source_length, self.dataset.max_target_length
+        return {
+            "index": torch.zeros(micro_batch, dtype=torch.int64),
+            "source": torch.zeros(micro_batch, longest, dtype=torch.int64),
+            "source_mask": torch.ones(micro_batch, longest, dtype=torch.bool),
+            "decoder_input": torch.zeros(micro_batch, target, dtype=torch.int64),
+            "labels": torch.zeros(micro_batch, target, dtype=torch.int64),
+        }
+
+    def describe(self, step: int) -> list[str]:
+        """The row ids that make up an optimizer step, over all ranks."""
+        return [self.steps.split.record(int(row))["id"] for row in self.steps.plan.indices(step)]
+
+
+def _choose(model: nn.Module, memory: Memory, batch: Batch, rows: list[dict[str, Any]]) -> list[Record]:
+    """The option whose content is most likely, by the sum over its tokens."""
+    option_BOU = batch["option_input"], batch["option_labels"]
+    total_BO, _ = rank_options(model, memory, *option_BOU, batch["option_mask"])
+    judged = []
+    for choice, row in zip(total_BO.argmax(1).tolist(), rows, strict=True):
+        judged.append(_judged(row["options"][choice], row["gold"], choice == row["label"]) | {"choice": choice})
+    return judged
+
+
+def _judged(prediction: str, gold: str, right: bool) -> Record:
+    return {
+        "prediction": prediction,
+        "correct": right,
+        "exact_match": exact_match(prediction, gold),
+        "f1": token_f1(prediction, gold),
+    }
+
+
+def _keep_assignment(records: list[Record], memory: Memory, batch: Batch) -> None:
+    """Remember which slot took each token of the first rows; keys that begin with `_` are not written to disk."""
+    if memory.assignment is None:
+        return
+    num_slots = memory.states.shape[1]
+    for place, record in enumerate(records):
+        if record["row"] < SAMPLED_FOR_SLOTS:
+            mask = batch["source_mask"][place]
+            record["_slots"] = memory.assignment[place][mask].tolist()
+            record["_tokens"] = batch["source"][place][mask].tolist()
+            record["_num_slots"] = num_slots
