@@ -71,7 +71,7 @@ def list_runs(root: Path) -> list[RunDir]:
 
 def read_row(run: RunDir) -> Row:
     """Read one run directory; whatever is damaged becomes the status `broken` with a note, never an error."""
-    place = {"path": str(run.path), "phase": run.path.resolve().parent.name}
+    place: dict[str, Any] = {"path": str(run.path), "phase": run.path.resolve().parent.name}
     place["name"] = _SIGNATURE.sub("", run.path.resolve().name)
     try:
         return _read(run, place)
@@ -79,7 +79,7 @@ def read_row(run: RunDir) -> Row:
         return Row(**place, status="broken", note=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _read(run: RunDir, place: dict[str, str]) -> Row:
+def _read(run: RunDir, place: dict[str, Any]) -> Row:
     status, result = run.status(), run.read_result()
     if result is None and run.result_path.exists() and status != "running":
         return Row(**place, status="broken", note="result.json cannot be read: run the same command again")
@@ -88,7 +88,7 @@ def _read(run: RunDir, place: dict[str, str]) -> Row:
     if status == "running":  # what stands there is of an earlier attempt
         result = {}
     metrics, best = result.get("metrics") or {}, result.get("best") or best
-    step = _first_number(result.get("step"), last.get("step"), best.get("step"))
+    step = _first_number(result.get("steps"), last.get("step"), best.get("step"))
     total = _first_number(result.get("total_steps"), last.get("total_steps"))
     note = str(result.get("reason") or "") if status != "done" else ""
     return Row(

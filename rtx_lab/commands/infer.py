@@ -1,0 +1,195 @@
+"""Answer texts with a finished run or an exported model.
+
+    python -m rtx_lab infer RUN --text "inn 3 right of church . where is inn from church ?" --options "3 left|3 right"
+    python -m rtx_lab infer RUN --interactive
+    python -m rtx_lab infer RUN --file questions.txt --out answers.jsonl
+
+With options the likeliest one is chosen, without them the answer is written freely. A line may bring options of its
+own: text || first | second.
+"""
+
+import argparse
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rtx_lab.commands.questions import Question, prepare, split_options
+from rtx_lab.core.errors import UsageError
+from rtx_lab.core.rundir import write_text
+
+LEAVE = ("quit", "exit")
+
+
+class LoadedRun(Protocol):
+    """What `rtx_lab.run.load_run` gives: the model in evaluation mode, its tokenizer, and what it was trained on."""
+
+    model: Any
+    tokenizer: Any
+    dataset_name: str
+    max_target_length: int
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says, and after how many of its reasoning steps; `max_steps` is 0 for a model that takes none."""
+
+    output: str
+    steps: int
+    max_steps: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("run", type=Path, help="a run directory or an exported folder")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", help="one question")
+    source.add_argument("--interactive", action="store_true", help="ask until quit, exit or Ctrl-D")
+    source.add_argument("--file", type=Path, help="a text file, one question a line")
+    parser.add_argument("--options", help="answers to choose from, as 'a|b|c'")
+    parser.add_argument("--out", type=Path, help="with --file: JSON lines to write")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Answer and print or write; every wrong line of a file is named before anything is computed."""
+    options = split_options(args.options) if args.options is not None else ()
+    if (args.file is None) != (args.out is None):
+        raise UsageError("--file and --out belong together: --file questions.txt --out answers.jsonl")
+    lines = _read_lines(args.file, args.out) if args.file else []
+    from rtx_lab.run import load_run
+
+    loaded: LoadedRun = load_run(args.run)
+    if args.interactive:
+        return converse(loaded, options)
+    if args.file:
+        return _answer_file(loaded, lines, options, args.out)
+    _show(ask(loaded, args.text, options))
+    return 0
+
+
+def ask(loaded: LoadedRun, line: str, options: Sequence[str] = ()) -> tuple[Question, Answer]:
+    """Answer one typed line. Raises UsageError for a line that cannot be answered."""
+    question = prepare(
+        line,
+        dataset=loaded.dataset_name,
+        tokenizer=loaded.tokenizer,
+        max_seq_len=loaded.config["model"]["max_seq_len"],
+        options=options,
+    )
+    return question, answer(loaded, question)
+
+
+def answer(loaded: LoadedRun, question: Question) -> Answer:
+    """Choose among the options by the likelihood of their content, or write freely where there are none."""
+    import torch
+
+    model = loaded.model
+    device = next(model.parameters()).device
+    source_1S = torch.tensor([question.source_ids], device=device)
+    with torch.inference_mode():
+        memory = model.encode(source_1S, torch.ones_like(source_1S, dtype=torch.bool))
+        output = _choose(loaded, memory, question) if question.options else _write(loaded, memory)
+    return Answer(output, int(memory.steps[0]), int(model.max_steps))
+
+
+def _choose(loaded: LoadedRun, memory: Any, question: Question) -> str:
+    import torch
+
+    from rtx_lab.inference.rank import option_log_likelihood
+
+    tokenizer, ids = loaded.tokenizer, question.option_ids
+    shape = (1, len(ids), 1 + max(map(len, ids)))
+    read_1OU = torch.full(shape, tokenizer.pad_id, device=memory.states.device)
+    say_1OU = torch.full(shape, -100, device=memory.states.device)
+    for place, option in enumerate(ids):
+        read_1OU[0, place, : len(option) + 1] = torch.tensor([tokenizer.start_id, *option])
+        say_1OU[0, place, : len(option) + 1] = torch.tensor([*option, tokenizer.eos_id])
+    total_1O = option_log_likelihood(loaded.model, memory, read_1OU, say_1OU)
+    return question.options[int(total_1O.argmax())]
+
+
+def _write(loaded: LoadedRun, memory: Any) -> str:
+    from rtx_lab.inference.generate import generate
+
+    tokenizer, settings = loaded.tokenizer, loaded.config.get("generation") or {}
+    limit = settings.get("max_new_tokens") or loaded.max_target_length
+    written = generate(
+        loaded.model,
+        memory,
+        start_id=tokenizer.start_id,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        max_tokens=min(limit, loaded.config["model"]["max_seq_len"]),
+        num_beams=settings.get("num_beams", 1),
+        length_penalty=settings.get("length_penalty", 1.0),
+    )
+    ids = written[0].tolist()
+    return tokenizer.decode(ids[: ids.index(tokenizer.eos_id)] if tokenizer.eos_id in ids else ids)
+
+
+def _show(answered: tuple[Question, Answer]) -> None:
+    question, found = answered
+    print(f"Input: {question.text}")
+    print(f"Output: {found.output}")
+    print(f"Steps: {found.steps}/{found.max_steps}" if found.max_steps else "Steps: none (this model does not iterate)")
+
+
+def converse(loaded: LoadedRun, options: Sequence[str] = ()) -> int:
+    """Ask and answer until quit, exit, Ctrl-D or Ctrl-C; a line that cannot be answered is explained."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 (its import gives input() a history and line editing)
+    print("a question, or: question || first | second    (quit, exit or Ctrl-D leaves)")
+    while True:
+        try:
+            line = input("> ").strip()
+            if line.lower() in LEAVE:
+                return 0
+            if line:
+                _show(ask(loaded, line, options))
+        except UsageError as error:
+            print(f"error: {error}")
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return 0
+
+
+def _read_lines(path: Path, out: Path) -> list[tuple[int, str]]:
+    if out.exists():
+        raise UsageError(f"{out} exists: choose another name or remove it")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
+        raise UsageError(f"{path} holds no questions: write one a line")
+    return numbered
+
+
+def _answer_file(loaded: LoadedRun, lines: Sequence[tuple[int, str]], options: Sequence[str], out: Path) -> int:
+    tokenizer, max_seq_len = loaded.tokenizer, loaded.config["model"]["max_seq_len"]
+    questions, problems = [], []
+    for number, line in lines:
+        try:
+            questions.append(
+                prepare(
+                    line, dataset=loaded.dataset_name, tokenizer=tokenizer, max_seq_len=max_seq_len, options=options
+                )
+            )
+        except UsageError as error:
+            problems.append(f"line {number}: {error}")
+    if problems:
+        raise UsageError(*problems)
+    rows = []
+    for question in questions:
+        found = answer(loaded, question)
+        row = {"input": question.text, "options": list(question.options), "output": found.output}
+        rows.append(json.dumps(row | {"steps": found.steps, "max_steps": found.max_steps}, ensure_ascii=False))
+    write_text(out, "".join(f"{row}\n" for row in rows))
+    print(f"{len(rows)} answers in {out}")
+    return 0

@@ -1,0 +1,54 @@
+"""The README.md of an exported model: what it is, how well it does, and how it was made."""
+
+from collections.abc import Iterator
+from typing import Any
+
+SHOWN = ("accuracy", "exact_match", "f1", "loss", "avg_reasoning_steps", "early_termination_rate", "n")
+
+
+def write_card(config: dict[str, Any], result: dict[str, Any], name: str) -> str:
+    """Return the model card as Markdown; `config` is the run's settled configuration, `result` its result.json."""
+    model, dataset = _target(config, "model"), _target(config, "dataset")
+    lines = ["---", "license: apache-2.0", "library_name: rtx_lab", f"tags: [rtx_lab, {model}, {dataset}]", "---", ""]
+    lines += [f"# {name}", "", f"`{model}` trained on `{dataset}`, status {result.get('status', 'unknown')}.", ""]
+    lines += _results(result)
+    command = f"python train.py model=... dataset={dataset}"
+    lines += ["## Use", "", "```", 'python -m rtx_lab infer THIS_FOLDER --text "..."', "```", ""]
+    lines += ["## How it was made", "", f"The settings are in config.yaml (`{command}` with these values):", ""]
+    lines += ["| setting | value |", "|---|---|", *_settings(config), ""]
+    lines += [f"Signature {result.get('signature', 'unknown')}; digests of all files are in SHA256SUMS.", ""]
+    return "\n".join(lines)
+
+
+def _target(config: dict[str, Any], section: str) -> str:
+    return str((config.get(section) or {}).get("_target_", "unknown")).rpartition(".")[2]
+
+
+def _results(result: dict[str, Any]) -> list[str]:
+    metrics = result.get("metrics") or {}
+    rows = [
+        f"| {split} {key} | {_number(value)} | {_interval(metrics, f'{split}/{key}')} |"
+        for split in ("test", "validation")
+        for key in SHOWN
+        if (value := metrics.get(f"{split}/{key}")) is not None
+    ]
+    if not rows:
+        return ["There are no results: the run was not evaluated to its end.", ""]
+    return ["## Results", "", "| metric | value | 95 % interval |", "|---|---|---|", *rows, ""]
+
+
+def _interval(metrics: dict[str, Any], key: str) -> str:
+    low, high = metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
+    return "" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _settings(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _settings(value, f"{prefix}{key}.")
+        elif key not in ("_target_", "_partial_"):
+            yield f"| {prefix}{key} | {value} |"

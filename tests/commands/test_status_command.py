@@ -1,0 +1,140 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rtx_lab.__main__ import main
+from rtx_lab.commands import status
+from rtx_lab.commands.status import duration, read_row
+from rtx_lab.core.rundir import RunDir, write_json
+
+CONFIG = "budget: {steps: 400, epochs: null}\nmodel: {d_model: 8}\n"
+
+
+def make_run(root, name, *, phase="main", config=CONFIG, result=None, lines=()):
+    folder = root / phase / f"{name}-0123456789ab"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(config)
+    if result is not None:
+        write_json(folder / "result.json", result)
+    if lines:
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return RunDir(folder)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    root = tmp_path / "multirun"
+    metrics = {"test/accuracy": 0.8125, "test/accuracy_low": 0.79, "test/accuracy_high": 0.83}
+    best = {"step": 300, "value": 0.82}
+    done = {
+        "status": "done",
+        "metrics": metrics,
+        "best": best,
+        "steps": 400,
+        "time_s": 125.4,
+        "monitor": "validation/accuracy",
+    }
+    make_run(root, "finished", result=done)
+    make_run(root, "failed", phase="nd_ratio", result={"status": "diverged", "reason": "step 12 is\nnot finite"})
+    make_run(root, "killed", lines=[{"step": 50, "loss": 1.0}, {"step": 100, "validation/accuracy": 0.5}])
+    return root
+
+
+def rows_of(root):
+    return {row.name: row for row in map(read_row, status.list_runs(root))}
+
+
+def test_rows_tell_what_the_directories_hold(runs):
+    rows = rows_of(runs)
+    done = rows["finished"]
+    assert (done.phase, done.status, done.step, done.total_steps) == ("main", "done", 400, 400)
+    assert (done.best, done.best_step) == (0.82, 300)
+    assert (done.accuracy, done.accuracy_low, done.accuracy_high, done.time_s) == (0.8125, 0.79, 0.83, 125.4)
+    assert (rows["failed"].phase, rows["failed"].status, rows["failed"].note) == (
+        "nd_ratio",
+        "diverged",
+        "step 12 is not finite",
+    )
+    killed = rows["killed"]
+    assert (killed.status, killed.step, killed.best, killed.total_steps) == ("killed", 100, 0.5, 400)
+    assert "same command" in killed.note
+
+
+def test_a_locked_run_is_running_whatever_an_earlier_attempt_left(tmp_path):
+    run = make_run(tmp_path, "again", result={"status": "interrupted"}, lines=[{"step": 7}])
+    with run.lock():
+        row = read_row(run)
+    assert (row.status, row.step) == ("running", 7)
+    assert row.time_s is not None
+    assert row.time_s >= 0
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "word"),
+    [
+        ("result.json", '{"status": "do', "result.json cannot be read"),
+        ("result.json", "[1, 2]", "result.json cannot be read"),
+        ("config.yaml", "a: [1", "not valid YAML"),
+        ("config.yaml", "just text", "not that of a run"),
+        ("config.yaml", "some: thing\nof: others\n", "not that of a run"),
+        ("config.yaml", "\x00\x01", "config.yaml"),
+    ],
+)
+def test_damage_is_a_broken_row(tmp_path, file, content, word):
+    run = make_run(tmp_path, "x")
+    (run.path / file).write_text(content)
+    row = read_row(run)
+    assert row.status == "broken"
+    assert word in row.note
+
+
+def test_odd_values_are_no_traceback(tmp_path):
+    run = make_run(tmp_path, "x", result={"status": "done", "metrics": [1], "best": "high", "time_s": "long"})
+    assert read_row(run).status == "broken"
+    (run.path / "metrics.jsonl").write_text('{"step": 3}\n{"step": 4, "los')
+    (run.path / "result.json").unlink()
+    assert read_row(run).step == 3
+
+
+def test_folders_of_wandb_and_exports_are_no_runs(runs):
+    (runs / "main" / "finished-0123456789ab" / "wandb" / "run-1" / "files").mkdir(parents=True)
+    (runs / "main" / "finished-0123456789ab" / "wandb" / "run-1" / "files" / "config.yaml").write_text("a: 1")
+    exported = make_run(runs, "exported")
+    (exported.path / "config.json").write_text("{}")
+    assert set(rows_of(runs)) == {"finished", "failed", "killed"}
+
+
+def test_table_and_json(runs, capsys):
+    assert main(["status", str(runs)]) == 0
+    table = capsys.readouterr().out
+    assert "0.8125 [0.7900, 0.8300]" in table
+    assert "2 min 5 s" in table
+    assert "3 runs: 1 killed" in table or "3 runs: 1 done" in table
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= 250
+    assert main(["status", str(runs), "--json"]) == 0
+    assert {row["status"] for row in json.loads(capsys.readouterr().out)} == {"done", "diverged", "killed"}
+
+
+def test_no_runs_and_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["status"]) == 0
+    assert "no runs below multirun" in capsys.readouterr().out
+    assert main(["status", "nowhere"]) == 2
+    assert "there is no folder nowhere" in capsys.readouterr().err
+
+
+def test_status_needs_no_torch(runs):
+    code = (
+        f"import sys; from rtx_lab.__main__ import main; main(['status', {str(runs)!r}]); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "-"), (0.4, "0 s"), (59.6, "1 min 0 s"), (125, "2 min 5 s"), (11220, "3 h 7 min")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
