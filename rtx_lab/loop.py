@@ -120,7 +120,7 @@ def _train(run: Training, show: Callable[[int, Record | None], None]) -> str:
         stopping = _step(run, _next(run, steps))
         state.step += 1
         show(state.step, _log(run) if state.step % plan.log_every == 0 or state.step == plan.steps else None)
-        if stopping:
+        if stopping or (run.ranks.alone and run.stop.signum is not None):
             _save(run)
             raise Ended("interrupted", f"stopped by a signal after step {state.step}")
         _evaluate_if_due(run)
@@ -213,7 +213,7 @@ def _evaluate_if_due(run: Training) -> bool:
     if any(run.ranks.max_host([float(stopped)])):
         _save(run)
         raise Ended("interrupted", f"stopped by a signal in the evaluation after step {state.step}")
-    if run.ranks.leads:
+    if run.ranks.leads and metrics:
         run.log({"step": state.step, **metrics})
     state.evaluated = state.step
     _judge(run, metrics)
@@ -223,7 +223,10 @@ def _evaluate_if_due(run: Training) -> bool:
 
 def _judge(run: Training, metrics: dict[str, Any]) -> None:
     state = run.state
-    (value,) = run.ranks.from_lead([float(metrics.get(run.task.monitor, math.nan))])
+    own = [1.0, float(metrics[run.task.monitor])] if metrics else [0.0, math.nan]
+    known, value = run.ranks.from_lead(own)
+    if not known:
+        return
     sign = 1.0 if run.task.mode == "max" else -1.0
     if math.isnan(value) or (state.best and sign * value <= sign * state.best["value"]):
         state.stale += 1

@@ -11,11 +11,11 @@ from rtx_lab.core.types import Record
 
 _REFRESH_S = 0.2
 
+Show = Callable[[int, Record | None], None]
+
 
 @contextmanager
-def progress_bar(
-    total_steps: int, step: int = 0, *, leads: bool = True
-) -> Iterator[Callable[[int, Record | None], None]]:
+def progress_bar(total_steps: int, step: int = 0, *, leads: bool = True) -> Iterator[Show]:
     """Yield the `show` of `rtx_lab.loop.fit`: it takes the step just done, and the record if one was logged."""
     if not (leads and sys.stderr.isatty()):
         yield lambda _step, _record: None
