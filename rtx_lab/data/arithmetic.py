@@ -1,7 +1,8 @@
 """Word problems in the format of GSM8K: a question, a worked solution, `#### number`; 1 to 6 operations.
 
-Families `sums` (gets, gives away: + and -) and `products` (also doubles, halves, times: * and /), taking turns; difficulties
-1 to 6 come 6 : 5 : 4 : 3 : 2 : 1. All numbers are whole, not negative and below 100; every operation changes the number.
+Families `sums` (gets, gives away: + and -) and `products` (also halves, times: * and /), taking turns; in each the
+difficulties 1 to 6 come 6 : 5 : 4 : 3 : 2 : 1. All numbers are whole, positive and below 100; every operation changes
+the number. The mix was fixed before any model was tuned on it.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class StepPlan:
 
 
 def step_indices(lengths: np.ndarray, *, seed: int, step: int, global_batch: int) -> np.ndarray:
-    """The rows of optimizer step `step` (counted from 1), sorted by length; see `StepPlan`, which is faster for many."""
+    """The rows of optimizer step `step` (counted from 1), sorted by length; `StepPlan` is faster for many."""
     return StepPlan(lengths, seed=seed, global_batch=global_batch).indices(step)
 
 

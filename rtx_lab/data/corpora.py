@@ -4,7 +4,8 @@ Every function reads a local folder when `path` (or `RTX_LAB_DATA`) names one th
 `.parquet` or `.csv`, else a pinned parquet revision of the hub. `splits` maps train, validation and test to the file
 names of the local folder; without a validation file the held-out slice of train serves (`corpus.held_out_slice`).
 `rows` states other row counts than the published ones, for data of one's own. No row is dropped: a longer source loses
-its beginning (after the prefix), and the split counts how many did. Lengths are in tokens, the end of the target included.
+its beginning (after the prefix), and the split counts how many did. Lengths are in tokens, the end of a target
+included.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ def logiqa(
 ) -> TextDataset:
     """LogiQA 1.0 (7376 train, 651 validation, 651 test): four options ranked.
 
-    The original experiments used 6678/1000/1000, a re-split of the same 8678 items, and 16 tokens for a letter; contents
-    need more. Hub: lucasmccabe/logiqa is a script, so the hub's own parquet conversion is read; its commit is not pinned.
+    The original experiments used 6678/1000/1000, a re-split of the same 8678 items, and 16 tokens for a letter;
+    contents need more. Hub: lucasmccabe/logiqa is a script, so the hub's own parquet conversion is read; its commit is
+    not pinned.
     """
     counts = {"train": 7376, "validation": 651, "test": 651}
     files = {name: f"default/{name}/0000.parquet" for name in counts}
@@ -136,9 +138,7 @@ def sst2(
     """
     counts = {"train": 67349, "test": 872}
     files = {"train": "data/train-00000-of-00001.parquet", "test": "data/validation-00000-of-00001.parquet"}
-    hub = Hub(
-        repo="stanfordnlp/sst2", revision="8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb", files=files, rows=counts
-    )
+    hub = Hub(repo="stanfordnlp/sst2", revision="8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb", files=files, rows=counts)
     corpus = Corpus(name="sst2", path=path, folder=folder, splits=splits, local_rows=counts, hub=hub, rows=rows)
     return _dataset(corpus, formats.sst2, "options", tokenizer, max_source_length, max_target_length)
 
@@ -150,7 +150,9 @@ def _dataset(
     problems += [] if target >= 2 else [f"dataset.max_target_length must be at least 2, not {target}."]
     known = [name for name in corpus.splits if name not in SPLITS]
     problems += [f"dataset.splits has no use for {name!r}: it maps {', '.join(SPLITS)}." for name in known]
-    problems += [f"dataset.splits must name a file for {name}." for name in ("train", "test") if name not in corpus.splits]
+    problems += [
+        f"dataset.splits must name a file for {name}." for name in ("train", "test") if name not in corpus.splits
+    ]
     if problems:
         raise UsageError(*problems)
     settings = f"{to_item.__name__} {formats.FORMATS_VERSION}"

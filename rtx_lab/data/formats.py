@@ -20,7 +20,7 @@ CALCULATION = re.compile(r"<<[^<>]*>>")
 
 
 def _numbered(options: Sequence[str]) -> str:
-    return " ".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options))
+    return " ".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
 
 
 def _choice(prefix: str, body: str, options: Sequence[str], label: int, row_id: str) -> Item:

@@ -15,10 +15,10 @@ from rtx_lab.data.items import Item
 from rtx_lab.data.text import TextDataset
 from rtx_lab.data.tokenizers import SHIPPED, load_tokenizer
 
-# Raise when a generator gives other items for the same seed; a golden test tells when.
 GENERATOR_VERSION = 3
-# Of 10 texts by the digest of their content: which split may say them. So no text is in two splits, whatever their size.
+"""Raise when a generator gives other items for the same seed; a golden test tells when."""
 SHARES = {"train": range(0, 7), "validation": range(7, 8), "test": range(8, 10)}
+"""Which tenths of all texts, told by a digest, a split may hold: so no text is in two splits, however large."""
 DATA_SEED = 20250531
 PATIENCE = 20
 """Repeated texts that are drawn before one is taken all the same."""
@@ -26,7 +26,10 @@ PATIENCE = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """One split of a generator: item i is a pure function of (seed, split, i), so a longer split begins with a shorter one."""
+    """One split of a generator.
+
+    Item i is a pure function of (seed, split, i), so a longer split begins with a shorter one.
+    """
 
     name: str
     make: Callable[[Random, str, int], Item]
@@ -75,9 +78,9 @@ def difficulty_cycle(weights: dict[int, int]) -> list[int]:
 def reasoning(
     *, num_train: int = 51200, num_validation: int = 512, num_test: int = 1536, data_seed: int = DATA_SEED
 ) -> TextDataset:
-    """Multiple choice over relational chains, boolean deduction and comparisons, difficulty 1 to 6 (see `reasoning.py`).
+    """Multiple choice over relational chains, boolean deduction and comparisons, difficulty 1 to 6.
 
-    The counts are rows per split; `data_seed` fixes the items and has nothing to do with the seed of a run. 51200 rows
+    `reasoning.py` tells how they are made, and the mix. The counts are rows per split; `data_seed` fixes the items and has nothing to do with the seed of a run. 51200 rows
     are 800 steps of 64: a tiny model learns a quarter of them by heart instead of the rules.
     """
     sizes = {"train": num_train, "validation": num_validation, "test": num_test}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from rtx_lab.core.errors import RunError
 
@@ -17,18 +20,33 @@ def fetch(repo: str, file: str, *, kind: Literal["dataset", "model"], revision: 
 
     what = f"{file} of {repo}"
     try:
-        return Path(hf_hub_download(repo, file, repo_type=kind, revision=revision))
+        return Path(hf_hub_download(repo, file, repo_type=kind, revision=revision, local_files_only=_cut_off()))
     except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
-        raise RunError(f"The hub refuses {what} ({_status(error)}): set HF_TOKEN, or {advice}.") from None
+        raise RunError(f"The hub refuses {what} ({_status(error)}): set HF_TOKEN, or set {advice}.") from None
     except errors.HfHubHTTPError as error:
         if _status(error) in ("401", "403"):
-            raise RunError(f"The hub refuses {what} ({_status(error)}): set HF_TOKEN, or {advice}.") from None
-        raise RunError(f"The hub has no {what} at revision {revision} ({_status(error)}): {advice}.") from None
+            raise RunError(f"The hub refuses {what} ({_status(error)}): set HF_TOKEN, or set {advice}.") from None
+        raise RunError(f"The hub has no {what} at revision {revision} ({_status(error)}): set {advice}.") from None
     except Exception as error:  # whatever the HTTP stack raises means: not here and not to be had
         raise RunError(
-            f"{what[0].upper() + what[1:]} is neither in the local cache nor to be had from the hub "
+            f"The file {what} is neither in the local cache nor to be had from the hub "
             f"({type(error).__name__}): set {advice}, or allow the network (and unset HF_HUB_OFFLINE)."
         ) from None
+
+
+def _cut_off() -> bool:
+    """Whether the hub's name cannot even be looked up: the hub client would retry that for 23 seconds, aloud."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return True
+    if getproxies():
+        return False
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        return True
+    return False
 
 
 def _status(error: Exception) -> str:

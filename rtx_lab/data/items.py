@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Item:
     """A source, the text to be produced, and what is needed to judge a prediction.
 
-    `options` are contents to be ranked by likelihood and `label` the index of the right one; both are empty for a number.
-    `keep` is how much of the head of `source` (in characters) survives when it is too long: the prefix.
+    `options` are contents to be ranked by likelihood and `label` the index of the right one; both are empty for a
+    number. `keep` is how much of the head of `source` (in characters) survives when it is too long: the prefix.
     """
 
     source: str

@@ -4,14 +4,17 @@ The mix was fixed before any model was tuned on it: the three families take turn
 come 6 : 5 : 4 : 3 : 2 : 1. Every fact of an item is needed: taking one away, or turning it round, leaves or makes
 another answer. The options are the contents themselves and drawn so that they alone give chance, 1 in 4:
 
-- relations: `cafe 2 left of bank . zoo 3 right of cafe . where is zoo from bank ?` -> `1 right`. Difficulty facts, each
-  0 to 4 places from the one before; the answer is uniform over the places that so many facts can reach (at most 9 away),
-  and the options are two distances, each to the left and to the right.
-- booleans: `al is lying . bo calls al honest . are al bo honest ?` -> `no no`. Difficulty statements, each true exactly if
-  its speaker is honest; asked are the speaker halfway and the last one, the options are the four combinations.
+- relations: `cafe 2 left of bank . zoo 3 right of cafe . where is zoo from bank ?` -> `1 right`. As many facts as the
+  difficulty, each 1 to 4 places further; the answer is uniform over what so many facts can reach (1 to 9 places to
+  either side), and the options are two distances, each to the left and to the right.
+- booleans: `al is lying . bo calls al honest . are al bo honest ?` -> `no no`. As many statements as the difficulty, each
+  true exactly if its speaker is honest; asked are the speaker halfway and the last one, and the options are the four
+  combinations.
 - comparisons: `al above bo . cy below bo . al above di . who is top ?` -> `al`. Difficulty + 2 facts over difficulty + 3
   people that form a uniformly random tree with a uniformly random top, in shuffled order, half of them turned round;
   the options are four of the people. (How often a person is named tells nothing of who is on top.)
+
+The facts of a chain stand in its order: what grows with the difficulty is composition, not search.
 """
 
 from __future__ import annotations
@@ -48,7 +51,9 @@ def _relations(rng: Random, difficulty: int) -> Item:
     while sum(steps) != total:
         steps = [rng.choice((-1, 1)) * rng.randint(1, LONGEST_STEP) for _ in range(difficulty)]
     places = rng.sample(PLACES, difficulty + 1)
-    facts = [f"{here} {_place(step)} of {there} ." for here, there, step in zip(places[1:], places, steps)]
+    facts = [
+        f"{here} {_place(step)} of {there} ." for here, there, step in zip(places[1:], places, steps, strict=False)
+    ]
     source = " ".join([*facts, f"where is {places[-1]} from {places[0]} ?"])
     options = [_place(distance) for distance in (-near, near, -far, far)]
     return _item(rng, source, _place(total), options)
@@ -58,7 +63,7 @@ def _booleans(rng: Random, difficulty: int) -> Item:
     names = rng.sample(NAMES, difficulty + 1)
     honest = [rng.random() < 0.5]
     facts = [f"{names[0]} is {_claim(honest[0])} ."]
-    for speaker, about in zip(names[1:], names):
+    for speaker, about in zip(names[1:], names, strict=False):
         claims_honest = rng.random() < 0.5
         facts.append(f"{speaker} calls {about} {_claim(claims_honest)} .")
         honest.append(claims_honest == honest[-1])
@@ -81,9 +86,7 @@ def _comparisons(rng: Random, difficulty: int) -> Item:
     facts = []
     for upper, lower in random_tree(rng, len(names)):
         turned = rng.random() < 0.5
-        facts.append(
-            f"{names[lower]} below {names[upper]} ." if turned else f"{names[upper]} above {names[lower]} ."
-        )
+        facts.append(f"{names[lower]} below {names[upper]} ." if turned else f"{names[upper]} above {names[lower]} .")
     rng.shuffle(facts)
     options = [names[0], *rng.sample(names[1:], 3)]
     return _item(rng, " ".join([*facts, "who is top ?"]), names[0], options)

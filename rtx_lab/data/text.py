@@ -105,7 +105,10 @@ class TextDataset:
         return hashlib.sha256(" ".join(self._digest_or_missing(name) for name in SPLITS).encode()).hexdigest()
 
     def split(self, name: str) -> Split:
-        """Open `train`, `validation` or `test`. Raises UsageError for another name, RunError for missing or broken data."""
+        """Open `train`, `validation` or `test`.
+
+        Raises UsageError for another name, RunError for missing or broken data.
+        """
         if name not in self.sources:
             raise UsageError(f"There is no split {name!r} in {self.name}: choose from {', '.join(self.sources)}.")
         if name not in self._opened:
@@ -154,7 +157,7 @@ def encode(dataset: TextDataset, items: list[Item]) -> tuple[store.Arrays, dict[
     for chunk in _chunks(items, dataset.name):
         sources = dataset.tokenizer.encode_batch([item.source for item in chunk])
         cut_sources += sum(len(ids) > dataset.max_source_length for ids in sources)
-        flat["source"] += [_cut_source(dataset, item, ids) for item, ids in zip(chunk, sources)]
+        flat["source"] += [_cut_source(dataset, item, ids) for item, ids in zip(chunk, sources, strict=False)]
         texts = [text for item in chunk for text in (item.target, *item.options)]
         answers = dataset.tokenizer.encode_batch(texts)
         cut_targets += sum(len(ids) >= dataset.max_target_length for ids in answers)

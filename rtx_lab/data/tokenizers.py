@@ -128,7 +128,8 @@ def _finish(name: str, backend: Any, specials: dict[str, Any], data: bytes) -> T
     pad = ids["pad"] if ids["pad"] is not None else end
     if pad is None or end is None:
         raise RunError(f"The tokenizer {name} names no padding or end token, which every batch needs.")
-    start = next((ids[key] for key in ("bos", "cls") if ids[key] is not None), pad)  # T5 starts with its pad id
+    begin = ids["bos"] if ids["bos"] is not None else ids["cls"]
+    start = begin if begin is not None else pad  # T5 starts with its pad id
     backend.no_truncation()
     backend.no_padding()
     added = backend.get_added_tokens_decoder()

@@ -13,17 +13,19 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PAD, END, UNKNOWN, START = "<pad>", "</s>", "<unk>", "<s>"
-NAMES = tuple(
-    "al bo cy di ed fay gus hal ida jo kim lee mia ned oli pam quin ray sue tom uma vic wes zoe".split()
-)
+NAMES = tuple("al bo cy di ed fay gus hal ida jo kim lee mia ned oli pam quin ray sue tom uma vic wes zoe".split())  # noqa: SIM905
 PLACES = tuple(
-    "bank cafe park zoo inn gym pub spa bar pier dock farm mill mine fort lake hill camp barn shop church school "
-    "museum library".split()
+    (
+        "bank cafe park zoo inn gym pub spa bar pier dock farm mill mine fort lake hill camp barn shop church school "
+        "museum library"
+    ).split()
 )
-THINGS = tuple("apples pens cups books coins cards stamps shells".split())
+THINGS = tuple("apples pens cups books coins cards stamps shells".split())  # noqa: SIM905
 GRAMMAR = tuple(
-    "is left right of where from honest lying calls are yes no above below who top has gets gives away more loses half "
-    "times as many how now . ? #### + - * / =".split()
+    (
+        "is left right of where from honest lying calls are yes no above below who top has gets gives away more loses half "
+        "times as many how now . ? #### + - * / ="
+    ).split()
 )
 CONTINUED = "@"
 DIGITS = tuple("0123456789")
@@ -37,7 +39,7 @@ def vocabulary() -> list[str]:
 
 
 def build() -> Tokenizer:
-    """Make the tokenizer: words apart by spaces, numbers digit by digit (`12` is `1`, `@2`), so that it decodes exactly."""
+    """Make the tokenizer: words apart by spaces, numbers by digits (`12` is `1`, `@2`), so that it decodes exactly."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     entries = vocabulary()

@@ -19,7 +19,9 @@ def test_the_solution_is_right_and_follows_the_story(family, difficulty):
             left, sign, right, _, result = line.split()
             assert int(left) == have
             have = CHANGES[sign](have, int(right))
-            assert have == int(result) and 0 <= have <= arithmetic.LARGEST and have != int(left)
+            assert have == int(result)
+            assert 0 <= have <= arithmetic.LARGEST
+            assert have != int(left)
         assert final == f"#### {have}" == f"#### {item.gold}"
 
 

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def test_a_step_is_a_pure_function_of_seed_and_step(num, batch):
     plan = StepPlan(lengths, seed=3, global_batch=batch)
     steps = [1, 2 * plan.steps_per_epoch, 5, 1, 3 * plan.steps_per_epoch + 1]
     forwards = [plan.indices(step) for step in steps]
-    for step, rows in zip(steps, forwards):
+    for step, rows in zip(steps, forwards, strict=False):
         assert np.array_equal(step_indices(lengths, seed=3, step=step, global_batch=batch), rows)
 
 
@@ -81,12 +83,12 @@ def test_pieces_hold_neighbours_in_length():
     pieces = cut(np.random.default_rng(0).permutation(rows), lengths, micro_batch=16)
     assert [tuple(piece) for piece in pieces] == [tuple(piece) for piece in cut(rows, lengths, micro_batch=16)]
     ends = [(lengths[piece].min(), lengths[piece].max()) for piece in pieces]
-    assert all(before[1] <= after[0] for before, after in zip(ends, ends[1:]))
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(ends))
 
 
 def test_impossible_plans_and_steps_are_refused():
     for num, batch in ((0, 4), (4, 0)):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="at least one sample"):
             StepPlan(lengths_of(num), seed=0, global_batch=batch)
     with pytest.raises(ValueError, match="from 1"):
         StepPlan(lengths_of(4), seed=0, global_batch=2).indices(0)
@@ -97,5 +99,7 @@ def test_padding_stays_below_eight_percent_on_spread_lengths():
     """The bar of real-token efficiency, on lengths that vary more than those of GSM8K."""
     lengths = np.random.default_rng(0).lognormal(4, 0.4, 7473).astype(int)
     plan = StepPlan(lengths, seed=0, global_batch=64)
-    pieces = [p for step in range(1, plan.steps_per_epoch + 1) for p in cut(plan.indices(step), lengths, micro_batch=32)]
+    pieces = [
+        p for step in range(1, plan.steps_per_epoch + 1) for p in cut(plan.indices(step), lengths, micro_batch=32)
+    ]
     assert sum(lengths[p].sum() for p in pieces) / sum(lengths[p].max() * len(p) for p in pieces) >= 0.92

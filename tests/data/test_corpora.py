@@ -62,9 +62,11 @@ def test_logiqa_from_a_small_local_folder(fixture_set):
     train = dataset.split("train")
     assert [len(dataset.split(name)) for name in ("train", "validation", "test")] == [12, 5, 6]
     assert [train.record(row)["label"] for row in range(5)] == [0, 1, 2, 3, 0]
-    assert train.record(3)["id"] == "train-3" and len(train.options(3)) == 4
+    assert train.record(3)["id"] == "train-3"
+    assert len(train.options(3)) == 4
     assert train.record(3)["options"][3] == train.record(3)["gold"] == "option d 3"
-    assert dataset.answer == "options" and (dataset.max_source_length, dataset.max_target_length) == (40, 128)
+    assert dataset.answer == "options"
+    assert (dataset.max_source_length, dataset.max_target_length) == (40, 128)
 
 
 def test_a_long_source_keeps_its_prefix_and_its_end(fixture_set, tmp_path):
@@ -72,7 +74,8 @@ def test_a_long_source_keeps_its_prefix_and_its_end(fixture_set, tmp_path):
     dataset = make("logiqa", **{**fixture_set, "rows": {"train": 4}}, max_source_length=32)
     train = dataset.split("train")
     whole = dataset.tokenizer.encode(train.record(1)["source"])
-    assert len(train) == 4 and train.num_cut_sources == 2
+    assert len(train) == 4
+    assert train.num_cut_sources == 2
     assert list(train.source(1)) == whole[:1] + whole[-31:]
     assert list(train.source(0)) == dataset.tokenizer.encode(train.record(0)["source"])
 
@@ -116,9 +119,11 @@ def test_the_hub_is_asked_for_pinned_parquet(monkeypatch, tmp_path):
 
     asked = []
 
-    def give(repo, file, repo_type, revision):
+    def give(repo, file, repo_type, revision, local_files_only):
         asked.append((repo, file, repo_type, revision))
-        rows = [{"qid": str(n), "question": "left ?", "answer": n % 2 == 0} for n in range(687 if "test" in file else 1603)]
+        rows = [
+            {"qid": str(n), "question": "left ?", "answer": n % 2 == 0} for n in range(687 if "test" in file else 1603)
+        ]
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "file.parquet")
         return str(tmp_path / "file.parquet")
 
@@ -172,7 +177,8 @@ def test_the_held_out_slice_is_fixed():
     train, validation = held_out_slice(7473)
     assert (len(train), len(validation)) == (6726, 747)
     assert np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(7473))
-    assert list(validation[:5]) == HELD_OUT_START and list(held_out_slice(7473)[1]) == list(validation)
+    assert list(validation[:5]) == HELD_OUT_START
+    assert list(held_out_slice(7473)[1]) == list(validation)
 
 
 HELD_OUT_START = [9, 16, 50, 58, 59]
@@ -192,13 +198,14 @@ LARGE = pytest.mark.slow
 def test_counts_of_the_real_sets(name):
     dataset = make(name)
     assert dataset.vocab_size == 32000
-    for split_name, count in zip(("train", "validation", "test"), COUNTS[name]):
+    for split_name, count in zip(("train", "validation", "test"), COUNTS[name], strict=False):
         if count is None:
             with pytest.raises(RunError, match="is missing"):
                 dataset.split(split_name)
             continue
         split = dataset.split(split_name)
-        assert len(split) == count and split.max_id < 32000
+        assert len(split) == count
+        assert split.max_id < 32000
         assert split.source_lengths.max() <= dataset.max_source_length
         assert split.num_cut_sources <= {"logiqa": 5}.get(name, 0)
         assert split.num_cut_targets <= {"logiqa": 2}.get(name, 0)
@@ -208,9 +215,14 @@ def test_counts_of_the_real_sets(name):
 @pytest.mark.parametrize("name", ["gsm8k", "strategyqa", "commonsenseqa"])
 def test_the_slices_of_real_sets_do_not_overlap(name):
     dataset = make(name)
-    ids = [{dataset.split(split).record(row)["id"] for row in range(len(dataset.split(split)))} for split in ("train", "validation", "test")]
+    ids = [
+        {dataset.split(split).record(row)["id"] for row in range(len(dataset.split(split)))}
+        for split in ("train", "validation", "test")
+    ]
     assert [len(names) for names in ids] == list(COUNTS[name])
-    assert not ids[0] & ids[1] and not ids[0] & ids[2] and not ids[1] & ids[2]
+    assert not ids[0] & ids[1]
+    assert not ids[0] & ids[2]
+    assert not ids[1] & ids[2]
 
 
 @real

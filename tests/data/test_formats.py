@@ -43,7 +43,8 @@ def test_gsm8k_final_and_rationale():
     assert final.source == long.source == "solve: How many?"
     assert final.target == final.gold == long.gold == "1024"
     assert long.target == "He has 48/2 = 24.\nThen $1,000.\n#### 1024"
-    assert final.difficulty == long.difficulty == 2 and final.options == ()
+    assert final.difficulty == long.difficulty == 2
+    assert final.options == ()
 
 
 @pytest.mark.parametrize("kind", ["logiqa", "strategyqa", "commonsenseqa", "sst2", "gsm8k_final"])
@@ -57,7 +58,8 @@ def test_the_label_changes_nothing_in_the_source(kind):
         "gsm8k_final": [{"question": "?", "answer": f"#### {number}"} for number in (1, 2)],
     }[kind]
     first, second = (getattr(formats, kind)(Row("f:1", row), "x") for row in rows)
-    assert first.source == second.source and first.target != second.target
+    assert first.source == second.source
+    assert first.target != second.target
 
 
 @pytest.mark.parametrize(

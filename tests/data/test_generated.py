@@ -26,8 +26,11 @@ def test_no_text_is_in_two_splits_nor_twice_where_it_is_judged(make):
     dataset = make()
     train, validation, test = (texts(dataset, split) for split in ("train", "validation", "test"))
     assert (len(train), len(validation), len(test)) == (51200, 512, 1536)
-    assert len(set(validation)) == 512 and len(set(test)) == 1536
-    assert not set(train) & set(validation) and not set(train) & set(test) and not set(validation) & set(test)
+    assert len(set(validation)) == 512
+    assert len(set(test)) == 1536
+    assert not set(train) & set(validation)
+    assert not set(train) & set(test)
+    assert not set(validation) & set(test)
     assert len(set(train)) > 0.85 * len(train)
 
 
@@ -35,7 +38,9 @@ def test_splits_stay_disjoint_when_a_kind_of_item_is_used_up(monkeypatch):
     monkeypatch.setattr(generated, "PATIENCE", 3)
     dataset = reasoning(num_train=9000, num_validation=9000, num_test=9000)
     train, validation, test = (set(texts(dataset, split)) for split in ("train", "validation", "test"))
-    assert not train & validation and not train & test and not validation & test
+    assert not train & validation
+    assert not train & test
+    assert not validation & test
 
 
 def test_a_longer_split_begins_with_a_shorter_one():
@@ -66,10 +71,16 @@ def test_the_items_are_those_of_this_generator_version(make):
 
 
 def test_items_and_digests_are_the_same_in_another_process():
-    code = "from rtx_lab.data.generated import reasoning as r; d = r(num_test=50); " \
-           "print(d.digest(), [i.source for i in d.sources['test'].items()])"
+    code = (
+        "from rtx_lab.data.generated import reasoning as r; d = r(num_test=50); "
+        "print(d.digest(), [i.source for i in d.sources['test'].items()])"
+    )
     out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7", "PATH": ""}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONHASHSEED": "7", "PATH": ""},
     )
     here = reasoning(num_test=50)
     assert out.stdout.strip() == f"{here.digest()} {texts(here, 'test')}"
@@ -90,11 +101,14 @@ def test_records_and_ids_agree_and_nothing_is_cut_or_unknown(make):
         assert (split.num_cut_sources, split.num_cut_targets) == (0, 0)
         for row in range(0, len(split), 7):
             record = split.record(row)
-            assert record["id"] == f"{name}-{row}" and 1 <= record["difficulty"] <= 6 and record["family"]
+            assert record["id"] == f"{name}-{row}"
+            assert 1 <= record["difficulty"] <= 6
+            assert record["family"]
             assert dataset.tokenizer.decode(split.source(row)) == record["source"]
             decoded = [dataset.tokenizer.decode(ids) for ids in split.options(row)]
             assert decoded == record["options"]
-            assert unknown not in split.source(row) and unknown not in split.target(row)
+            assert unknown not in split.source(row)
+            assert unknown not in split.target(row)
             if decoded:
                 assert dataset.tokenizer.decode(split.target(row)) == record["gold"] == decoded[record["label"]]
 

@@ -33,7 +33,7 @@ def load(split, start, stop, workers=0, **changes):
 def same(first, second):
     return len(first) == len(second) and all(
         a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-        for step, other in zip(first, second)
+        for step, other in zip(first, second, strict=False)
         for a, b in zip(step, other, strict=True)
     )
 
@@ -62,7 +62,8 @@ def test_a_batch_holds_its_rows_shifted_and_padded(train):
 def test_options_are_whole_and_the_marked_one_is_the_target(train):
     rows = np.arange(40)
     batch = collate_options(train, rows)
-    assert batch["option_mask"].all() and batch["option_labels"].shape[:2] == (40, 4)
+    assert batch["option_mask"].all()
+    assert batch["option_labels"].shape[:2] == (40, 4)
     assert batch["option_input"].shape == batch["option_labels"].shape
     for row in rows:
         labels = batch["option_labels"][row, train.record(row)["label"]]
@@ -72,9 +73,12 @@ def test_options_are_whole_and_the_marked_one_is_the_target(train):
 
 def test_nobody_weighs_nothing_and_attends_to_something(train):
     batch = collate_options(train, np.array([-1]))
-    assert (batch["labels"] == IGNORED).all() and batch["source_mask"].any(1).all() and batch["index"].tolist() == [-1]
+    assert (batch["labels"] == IGNORED).all()
+    assert batch["source_mask"].any(1).all()
+    assert batch["index"].tolist() == [-1]
     mixed = collate_options(train, np.array([3, -1]))
-    assert not mixed["option_mask"][1].any() and (mixed["option_labels"][1] == IGNORED).all()
+    assert not mixed["option_mask"][1].any()
+    assert (mixed["option_labels"][1] == IGNORED).all()
 
 
 def test_generated_answers_have_no_options():
@@ -89,7 +93,8 @@ def test_workers_change_nothing(train, workers):
 
 def test_resuming_gives_the_rest_of_the_series(train):
     whole = load(train, 0, 12)
-    assert same(whole[7:], load(train, 7, 12)) and len(whole) == 12
+    assert same(whole[7:], load(train, 7, 12))
+    assert len(whole) == 12
     assert load(train, 4, 4) == []
 
 
@@ -130,11 +135,14 @@ def test_control_c_ends_the_workers_without_a_traceback():
     process = subprocess.Popen(
         [sys.executable, "-c", LOOP], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    assert process.stdout is not None and process.stdout.readline() == "step\n"
+    assert process.stdout is not None
+    assert process.stdout.readline() == "step\n"
     time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert out.endswith("stopped\n") and err == "" and process.returncode == 0
+    assert out.endswith("stopped\n")
+    assert err == ""
+    assert process.returncode == 0
 
 
 def test_workers_can_be_spawned(train):

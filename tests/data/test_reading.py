@@ -17,7 +17,8 @@ def refused(path):
     with pytest.raises(RunError) as caught:
         read_rows(path)
     message = str(caught.value)
-    assert "\n" not in message and str(path) in message
+    assert "\n" not in message
+    assert str(path) in message
     return message
 
 
@@ -43,7 +44,9 @@ def test_byte_order_mark_carriage_returns_and_blank_lines_are_harmless(tmp_path)
     assert [row.where for row in rows] == [f"{path}:1", f"{path}:3"]
 
 
-@pytest.mark.parametrize("broken", [b'{"question": "x", ', b"{'question': 1}", b"[1, 2]", b"3", b'"text"', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "broken", [b'{"question": "x", ', b"{'question': 1}", b"[1, 2]", b"3", b'"text"', b"[" * 100_000]
+)
 @pytest.mark.parametrize("line", [1, 2, 3])
 def test_a_broken_line_is_named_by_file_and_line(tmp_path, broken, line):
     path = tmp_path / "a.jsonl"

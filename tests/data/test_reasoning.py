@@ -41,7 +41,7 @@ def test_the_number_of_facts_grows_with_difficulty():
     for family in reasoning.FAMILIES:
         counts = [{len(facts_of(item.source)) for item in draw(family, difficulty, 20)} for difficulty in range(1, 7)]
         assert all(len(count) == 1 for count in counts)
-        assert [count.pop() - counts_before for count, counts_before in zip(counts, range(1, 7))] == [
+        assert [count.pop() - counts_before for count, counts_before in zip(counts, range(1, 7), strict=False)] == [
             {"relations": 0, "booleans": 1, "comparisons": 2}[family]
         ] * 6
 

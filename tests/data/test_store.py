@@ -32,7 +32,8 @@ def test_what_was_built_is_opened_afterwards():
     folder = store.open_or_build("a", "d" * 64, make)
     assert store.open_or_build("a", "d" * 64, refuse) == folder
     arrays, meta = store.load(folder)
-    assert np.array_equal(arrays["numbers"], np.arange(1000)) and meta["num_rows"] == 3
+    assert np.array_equal(arrays["numbers"], np.arange(1000))
+    assert meta["num_rows"] == 3
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "delete", "meta", "no meta", "empty folder"])
@@ -75,7 +76,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(cache, monkeypatch):
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(RunError, match=r"No space left.*RTX_LAB_CACHE") as caught:
         store.open_or_build("a", "d" * 64, make)
-    assert "\n" not in str(caught.value) and not list(cache.iterdir())
+    assert "\n" not in str(caught.value)
+    assert not list(cache.iterdir())
 
 
 def test_an_unusable_cache_folder_is_one_sentence(tmp_path, monkeypatch):
@@ -101,8 +103,10 @@ def test_a_split_is_read_from_disk_and_pickled_by_its_folder():
     split = reasoning(**SMALL).split("train")
     again = pickle.loads(pickle.dumps(split))
     assert len(pickle.dumps(split)) < 500
-    assert len(again) == 60 and np.array_equal(again.source(5), split.source(5))
-    assert isinstance(again, Split) and again.record(7) == split.record(7)
+    assert len(again) == 60
+    assert np.array_equal(again.source(5), split.source(5))
+    assert isinstance(again, Split)
+    assert again.record(7) == split.record(7)
 
 
 def test_broken_rows_do_not_reach_the_cache(cache, monkeypatch):
@@ -127,4 +131,5 @@ def test_ids_beyond_a_vocabulary_are_refused_with_the_row():
 def test_the_meta_file_is_json_with_a_digest_per_array():
     folder = reasoning(**SMALL).split("test").folder
     files = json.loads((folder / store.META).read_text())["files"]
-    assert set(files) == {path.name for path in folder.glob("*.npy")} and len(files) == 9
+    assert set(files) == {path.name for path in folder.glob("*.npy")}
+    assert len(files) == 9

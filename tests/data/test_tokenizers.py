@@ -34,7 +34,8 @@ def test_every_word_is_known_and_decodes_to_itself():
     tokenizer = load_tokenizer("words")
     unknown = tokenizer.encode("unheard")[0]
     for word in (*words.GRAMMAR, *words.NAMES, *words.PLACES, *words.THINGS, *words.DIGITS):
-        assert len(tokenizer.encode(word)) == 1 and tokenizer.encode(word) != [unknown]
+        assert len(tokenizer.encode(word)) == 1
+        assert tokenizer.encode(word) != [unknown]
         assert tokenizer.decode(tokenizer.encode(word)) == word
 
 

@@ -31,7 +31,7 @@ def _honest(facts, first, second):
     people = sorted({first, second} | {fact[0] for fact in facts} | {fact[2] for fact in facts if fact[1] == "calls"})
     found = set()
     for truth in product((True, False), repeat=len(people)):
-        honest = dict(zip(people, truth))
+        honest = dict(zip(people, truth, strict=False))
         if all(_agrees(fact, honest) for fact in facts):
             found.add(" ".join("yes" if honest[name] else "no" for name in (first, second)))
     return found
