@@ -57,6 +57,8 @@ def export_model(loaded: LoadedRun, run: RunDir, folder: Path) -> None:
                 shutil.copyfile(path, staging / path.name)
         card = modelcard.write_card(loaded.config, run.read_result() or {"status": run.status()}, run.path.name)
         (staging / "README.md").write_text(card, encoding="utf-8")
+        for path in staging.iterdir():
+            path.chmod(0o644)  # the hub library writes weights for the owner's eyes only
         backup.write_manifest(staging)
         folder.rmdir() if folder.is_dir() else None
         staging.rename(folder)

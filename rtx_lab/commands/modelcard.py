@@ -1,8 +1,12 @@
 """The README.md of an exported model: what it is, how well it does, and how it was made."""
 
+import json
+import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
+DEFAULT_MODEL = "ConnectionTransformer"
 SHOWN = ("accuracy", "exact_match", "f1", "loss", "avg_reasoning_steps", "early_termination_rate", "n")
 
 
@@ -12,10 +16,9 @@ def write_card(config: dict[str, Any], result: dict[str, Any], name: str) -> str
     lines = ["---", "license: apache-2.0", "library_name: rtx_lab", f"tags: [rtx_lab, {model}, {dataset}]", "---", ""]
     lines += [f"# {name}", "", f"`{model}` trained on `{dataset}`, status {result.get('status', 'unknown')}.", ""]
     lines += _results(result)
-    command = f"python train.py model=... dataset={dataset}"
     lines += ["## Use", "", "```", 'python -m rtx_lab infer THIS_FOLDER --text "..."', "```", ""]
-    lines += ["## How it was made", "", f"The settings are in config.yaml (`{command}` with these values):", ""]
-    lines += ["| setting | value |", "|---|---|", *_settings(config), ""]
+    lines += ["## How it was made", "", "```", command(config), "```", "", "All settings, as in config.yaml:", ""]
+    lines += ["| setting | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in _settings(config)), ""]
     lines += [f"Signature {result.get('signature', 'unknown')}; digests of all files are in SHA256SUMS.", ""]
     return "\n".join(lines)
 
@@ -46,9 +49,31 @@ def _number(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _settings(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def command(config: dict[str, Any]) -> str:
+    """Return the command that trains the same model again: every value stands in it, whatever the defaults become."""
+    groups = [f"dataset={_snake(_target(config, 'dataset'))}"]
+    if _target(config, "model") != DEFAULT_MODEL:
+        groups.append(f"model={_snake(_target(config, 'model'))}")
+    sections = {name: config.get(name) or {} for name in ("model", "dataset", "optim", "budget", "generation")}
+    values = [f"{key}={_spelled(value)}" for key, value in _settings(sections | {"seed": config.get("seed", 42)})]
+    return " ".join(["python train.py", *groups, *values])
+
+
+def _spelled(value: Any) -> str:
+    """Write a value as Hydra reads it."""
+    text = json.dumps(value, ensure_ascii=False).replace(": ", ":")
+    if isinstance(value, str):
+        return value if re.fullmatch(r"[\w./-]+", value) else shlex.quote(text)
+    return shlex.quote(text.replace('"', "")) if isinstance(value, list | dict) else text
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _settings(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
         if isinstance(value, dict):
             yield from _settings(value, f"{prefix}{key}.")
         elif key not in ("_target_", "_partial_"):
-            yield f"| {prefix}{key} | {value} |"
+            yield f"{prefix}{key}", value
