@@ -5,14 +5,12 @@ import torch
 
 def influence_by_loops(h, source, target, scale):
     """I_j = scale * sum over i != j of (h_i S_ij) T_ij; h (B, N, D), source (N, N, D, r), target (N, N, r, D)."""
-    columns = []
-    for j in range(h.shape[1]):
-        column = torch.zeros_like(h[:, 0])
-        for i in range(h.shape[1]):
+    influence = torch.zeros_like(h)
+    for i in range(h.shape[1]):
+        for j in range(h.shape[1]):
             if i != j:
-                column = column + h[:, i] @ source[i, j] @ target[i, j]
-        columns.append(column)
-    return torch.stack(columns, dim=1) * scale
+                influence[:, j] += (h[:, i] @ source[i, j]) @ target[i, j]
+    return influence * scale
 
 
 def influence_by_einsum(h, source, target, scale):
