@@ -61,7 +61,7 @@ def command(config: dict[str, Any]) -> str:
 
 def _spelled(value: Any) -> str:
     """Write a value as Hydra reads it."""
-    text = json.dumps(value, ensure_ascii=False).replace(": ", ":")
+    text = json.dumps(value, ensure_ascii=False)
     if isinstance(value, str):
         return value if re.fullmatch(r"[\w./-]+", value) else shlex.quote(text)
     return shlex.quote(text.replace('"', "")) if isinstance(value, list | dict) else text
