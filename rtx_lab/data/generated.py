@@ -80,8 +80,9 @@ def reasoning(
 ) -> TextDataset:
     """Multiple choice over relational chains, boolean deduction and comparisons, difficulty 1 to 6.
 
-    `reasoning.py` tells how they are made, and the mix. The counts are rows per split; `data_seed` fixes the items and has nothing to do with the seed of a run. 51200 rows
-    are 800 steps of 64: a tiny model learns a quarter of them by heart instead of the rules.
+    `reasoning.py` tells how they are made, and the mix. The counts are rows per split; `data_seed` fixes the items and
+    has nothing to do with the seed of a run. 51200 rows are 800 steps of 64: of a quarter as many, a tiny model learns
+    the comparisons by heart instead of the rule.
     """
     sizes = {"train": num_train, "validation": num_validation, "test": num_test}
     sources = {

@@ -7,12 +7,12 @@ another answer. The options are the contents themselves and drawn so that they a
 - relations: `cafe 2 left of bank . zoo 3 right of cafe . where is zoo from bank ?` -> `1 right`. As many facts as the
   difficulty, each 1 to 4 places further; the answer is uniform over what so many facts can reach (1 to 9 places to
   either side), and the options are two distances, each to the left and to the right.
-- booleans: `al is lying . bo calls al honest . are al bo honest ?` -> `no no`. As many statements as the difficulty, each
-  true exactly if its speaker is honest; asked are the speaker halfway and the last one, and the options are the four
-  combinations.
-- comparisons: `al above bo . cy below bo . al above di . who is top ?` -> `al`. Difficulty + 2 facts over difficulty + 3
-  people that form a uniformly random tree with a uniformly random top, in shuffled order, half of them turned round;
-  the options are four of the people. (How often a person is named tells nothing of who is on top.)
+- booleans: `al is lying . bo calls al honest . are al bo honest ?` -> `no no`. As many statements as the difficulty,
+  each true exactly if its speaker is honest; asked are the speaker halfway and the last one, and the options are the
+  four combinations.
+- comparisons: `al above bo . cy below bo . al above di . who is top ?` -> `al`. Difficulty + 2 facts over difficulty
+  + 3 people that form a uniformly random tree with a uniformly random top, in shuffled order, half of them turned
+  round; the options are four of the people. (How often a person is named tells nothing of who is on top.)
 
 The facts of a chain stand in its order: what grows with the difficulty is composition, not search.
 """

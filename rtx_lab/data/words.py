@@ -13,19 +13,21 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PAD, END, UNKNOWN, START = "<pad>", "</s>", "<unk>", "<s>"
-NAMES = tuple("al bo cy di ed fay gus hal ida jo kim lee mia ned oli pam quin ray sue tom uma vic wes zoe".split())  # noqa: SIM905
-PLACES = tuple(
-    (
-        "bank cafe park zoo inn gym pub spa bar pier dock farm mill mine fort lake hill camp barn shop church school "
-        "museum library"
-    ).split()
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+NAMES = _words("al bo cy di ed fay gus hal ida jo kim lee mia ned oli pam quin ray sue tom uma vic wes zoe")
+PLACES = _words(
+    "bank cafe park zoo inn gym pub spa bar pier dock farm mill mine fort lake hill camp barn shop church school "
+    "museum library"
 )
-THINGS = tuple("apples pens cups books coins cards stamps shells".split())  # noqa: SIM905
-GRAMMAR = tuple(
-    (
-        "is left right of where from honest lying calls are yes no above below who top has gets gives away more loses half "
-        "times as many how now . ? #### + - * / ="
-    ).split()
+THINGS = _words("apples pens cups books coins cards stamps shells")
+GRAMMAR = _words(
+    "is left right of where from honest lying calls are yes no above below who top has gets gives away more loses "
+    "half times as many how now . ? #### + - * / ="
 )
 CONTINUED = "@"
 DIGITS = tuple("0123456789")
