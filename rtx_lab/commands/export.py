@@ -8,15 +8,20 @@ is written whole or not at all. A backup holds config, metrics, result, predicti
 finished run and SHA256SUMS (for `sha256sum -c`); it can be repeated and continued, and overwrites nothing that differs.
 """
 
+from __future__ import annotations
+
 import argparse
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rtx_lab.commands import backup, modelcard
-from rtx_lab.commands.infer import LoadedRun
 from rtx_lab.commands.status import DEFAULT_ROOT, list_runs
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.core.rundir import RunDir, write_json
+
+if TYPE_CHECKING:
+    from rtx_lab.reopen import LoadedRun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("name the run and the folder to write: export RUN DIR, or export --all DIR")
     if args.folder.exists() and any(args.folder.iterdir() if args.folder.is_dir() else [args.folder]):
         raise UsageError(f"{args.folder} exists: choose another folder or remove it")
-    from rtx_lab.run import load_run
+    from rtx_lab.reopen import load_run
 
     export_model(load_run(args.run), RunDir(args.run), args.folder)
     print(f"exported to {args.folder}")

@@ -8,29 +8,24 @@ With options the likeliest one is chosen, without them the answer is written fre
 own: text || first | second.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rtx_lab.commands.questions import Question, prepare, split_options
 from rtx_lab.core.errors import UsageError
 from rtx_lab.core.rundir import write_text
 
+if TYPE_CHECKING:
+    from rtx_lab.reopen import LoadedRun
+
 LEAVE = ("quit", "exit")
-
-
-class LoadedRun(Protocol):
-    """What `rtx_lab.run.load_run` gives: the model in evaluation mode, its tokenizer, and what it was trained on."""
-
-    model: Any
-    tokenizer: Any
-    dataset_name: str
-    max_target_length: int
-    config: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +54,9 @@ def main(args: argparse.Namespace) -> int:
     if (args.file is None) != (args.out is None):
         raise UsageError("--file and --out belong together: --file questions.txt --out answers.jsonl")
     lines = _read_lines(args.file, args.out) if args.file else []
-    from rtx_lab.run import load_run
+    from rtx_lab.reopen import load_run
 
-    loaded: LoadedRun = load_run(args.run)
+    loaded = load_run(args.run)
     if args.interactive:
         return converse(loaded, options)
     if args.file:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from rtx_lab import run as composition
+from rtx_lab import reopen
 from rtx_lab.__main__ import main
 from rtx_lab.commands import backup, export
 from rtx_lab.core import checkpoint
@@ -47,7 +47,7 @@ def loaded(monkeypatch):
     made = SimpleNamespace(
         model=model, tokenizer=tokenizer, dataset_name="reasoning", max_target_length=5, config=CONFIG
     )
-    monkeypatch.setattr(composition, "load_run", lambda path: made, raising=False)
+    monkeypatch.setattr(reopen, "load_run", lambda path: made)
     return made
 
 

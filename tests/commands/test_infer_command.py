@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rtx_lab import run as composition
+from rtx_lab import reopen
 from rtx_lab.__main__ import main
 from rtx_lab.commands import infer
 from rtx_lab.core.errors import UsageError
@@ -30,7 +30,7 @@ def loaded(monkeypatch):
             raise UsageError(f"{path} is neither a run nor an exported folder")
         return made
 
-    monkeypatch.setattr(composition, "load_run", load_run, raising=False)
+    monkeypatch.setattr(reopen, "load_run", load_run)
     return made
 
 
