@@ -59,8 +59,10 @@ def _best_checkpoint(run: RunDir) -> Path | None:
         return None
     from rtx_lab.core import checkpoint
 
-    best = checkpoint.best(run.checkpoints)
-    return best if best is not None else checkpoint.newest(run.checkpoints)[0]
+    newest, problems = checkpoint.newest(run.checkpoints)
+    if newest is None and problems:
+        raise RunError(f"no checkpoint of {run.path} is whole: {'; '.join(problems)}")
+    return checkpoint.best(run.checkpoints) or newest
 
 
 def _copy(source: Path, copy: Path, expected: str) -> None:

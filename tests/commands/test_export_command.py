@@ -163,13 +163,16 @@ def test_a_differing_file_is_never_overwritten(tmp_path, capsys):
     assert not (target / "main" / "b-0123456789ab").exists()
 
 
-def test_a_flipped_bit_in_the_best_checkpoint_costs_that_run_alone(tmp_path, capsys):
+@pytest.mark.parametrize("damaged", [["step-00000003"], ["step-00000003", "step-00000005"]])
+def test_a_flipped_bit_in_the_best_checkpoint_costs_that_run_alone(damaged, tmp_path, capsys):
     runs, target = tmp_path / "multirun", tmp_path / "backup"
     make_run(runs, "a")
-    weights = make_run(runs, "b").checkpoints / "step-00000003" / "model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(data)
+    run = make_run(runs, "b")
+    for name in damaged:
+        weights = run.checkpoints / name / "model.safetensors"
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
     assert main(["export", "--all", str(target), "--runs", str(runs)]) == 1
     out = capsys.readouterr()
     assert "1 finished run " in out.out
