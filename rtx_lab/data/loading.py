@@ -21,13 +21,13 @@ class StepDataset(Dataset[list[Batch]]):
         self, split: Split, *, seed: int, global_batch: int, micro_batch: int, rank: int = 0, world_size: int = 1
     ) -> None:
         self.split = split
-        self.plan = StepPlan(split.source_lengths, seed=seed, global_batch=global_batch)
+        self.plan = StepPlan(split.lengths, seed=seed, global_batch=global_batch)
         self.micro_batch, self.rank, self.world_size = micro_batch, rank, world_size
 
     def __getitem__(self, step: int) -> list[Batch]:
         pieces = cut(
             self.plan.indices(step),
-            self.split.source_lengths,
+            self.split.lengths,
             micro_batch=self.micro_batch,
             rank=self.rank,
             world_size=self.world_size,
@@ -56,7 +56,7 @@ def step_loader(
 
 def held_out_batches(split: Split, *, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
     """Yield every row once (this rank's share), neighbours in length together, longest first, with options."""
-    order = by_length(torch.arange(len(split)).numpy(), split.source_lengths)[::-1]
+    order = by_length(torch.arange(len(split)).numpy(), split.lengths)[::-1]
     for start in list(range(0, len(order), batch_size))[rank::world_size]:
         yield collate_options(split, order[start : start + batch_size])
 

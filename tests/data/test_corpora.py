@@ -8,6 +8,7 @@ import pytest
 
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.data import corpora
+from rtx_lab.data.batching import StepPlan, cut
 from rtx_lab.data.corpus import held_out_slice
 
 real = pytest.mark.skipif(
@@ -234,3 +235,15 @@ def test_gsm8k_targets_decode_to_the_gold_number():
         for row in range(0, len(split), 50):
             said = dataset.tokenizer.decode(split.target(row))
             assert said.rpartition("####")[2].strip() == split.record(row)["gold"]
+
+
+@real
+def test_real_tokens_of_gsm8k_fill_their_batches():
+    """The bar: at batch 32 at least .92 of all positions, source and target, are real."""
+    split = make("gsm8k").split("train")
+    plan = StepPlan(split.lengths, seed=42, global_batch=64)
+    steps = range(1, plan.steps_per_epoch + 1)
+    pieces = [rows for step in steps for rows in cut(plan.indices(step), split.lengths, micro_batch=32)]
+    kinds = (split.source_lengths, split.target_lengths + 1)
+    padded = sum(len(rows) * int(lengths[rows].max()) for rows in pieces for lengths in kinds)
+    assert sum(int(lengths.sum()) for lengths in kinds) / padded >= 0.92
