@@ -2,8 +2,9 @@
 
     python benchmarks/bucketing.py [--batch 32]
 
-On GSM8K (train slice) when RTX_LAB_DATA and RTX_LAB_TOKENIZERS are set, else on the built-in arithmetic; with the number
-as target and with the worked solution. Bar: >= .92 of source and target positions at batch 32 on GSM8K as configured.
+On GSM8K (train slice) when RTX_LAB_DATA and RTX_LAB_TOKENIZERS are set, else on the built-in arithmetic; with the
+number as target and with the worked solution. Bar: >= .92 of source and target positions at batch 32 on GSM8K as
+configured.
 """
 
 from __future__ import annotations
