@@ -18,9 +18,11 @@ from rtx_lab.data.corpus import Corpus, CorpusSplit, Hub
 from rtx_lab.data.items import Item
 from rtx_lab.data.reading import Row
 from rtx_lab.data.text import SPLITS, TextDataset
-from rtx_lab.data.tokenizers import load_tokenizer
+from rtx_lab.data.tokenizers import Tokenizer, load_tokenizer
 
 T5 = "google-t5/t5-base"
+T5_ENTRIES = 32000
+"""Entries of T5 that text can produce; its 100 sentinels never occur."""
 CONVERTED = "refs/convert/parquet"
 
 
@@ -31,6 +33,7 @@ def gsm8k(
     splits: Mapping[str, str],
     rows: Mapping[str, int] | None = None,
     tokenizer: str = T5,
+    vocab_size: int = T5_ENTRIES,
     max_source_length: int = 512,
     max_target_length: int = 16,
     target: str = "final",
@@ -47,7 +50,9 @@ def gsm8k(
     hub = Hub(repo="openai/gsm8k", revision="e53f048856ff4f594e959d75785d2c2d37b678ee", files=files, rows=counts)
     corpus = Corpus(name="gsm8k", path=path, folder=folder, splits=splits, local_rows=counts, hub=hub, rows=rows)
     to_item = formats.GSM8K_TARGETS[target]
-    return _dataset(corpus, to_item, "number", tokenizer, max_source_length, max_target_length)
+    return _dataset(
+        corpus, to_item, "number", load_tokenizer(tokenizer), vocab_size, max_source_length, max_target_length
+    )
 
 
 def logiqa(
@@ -57,6 +62,7 @@ def logiqa(
     splits: Mapping[str, str],
     rows: Mapping[str, int] | None = None,
     tokenizer: str = T5,
+    vocab_size: int = T5_ENTRIES,
     max_source_length: int = 384,
     max_target_length: int = 128,
 ) -> TextDataset:
@@ -70,7 +76,9 @@ def logiqa(
     files = {name: f"default/{name}/0000.parquet" for name in counts}
     hub = Hub(repo="lucasmccabe/logiqa", revision=CONVERTED, files=files, rows=counts)
     corpus = Corpus(name="logiqa", path=path, folder=folder, splits=splits, local_rows=counts, hub=hub, rows=rows)
-    return _dataset(corpus, formats.logiqa, "options", tokenizer, max_source_length, max_target_length)
+    return _dataset(
+        corpus, formats.logiqa, "options", load_tokenizer(tokenizer), vocab_size, max_source_length, max_target_length
+    )
 
 
 def strategyqa(
@@ -80,6 +88,7 @@ def strategyqa(
     splits: Mapping[str, str],
     rows: Mapping[str, int] | None = None,
     tokenizer: str = T5,
+    vocab_size: int = T5_ENTRIES,
     max_source_length: int = 128,
     max_target_length: int = 8,
 ) -> TextDataset:
@@ -94,7 +103,15 @@ def strategyqa(
     hub = Hub(repo="ChilleD/StrategyQA", revision=CONVERTED, files=files, rows=hub_counts)
     counts = {"train": 2061, "test": 229}
     corpus = Corpus(name="strategyqa", path=path, folder=folder, splits=splits, local_rows=counts, hub=hub, rows=rows)
-    return _dataset(corpus, formats.strategyqa, "options", tokenizer, max_source_length, max_target_length)
+    return _dataset(
+        corpus,
+        formats.strategyqa,
+        "options",
+        load_tokenizer(tokenizer),
+        vocab_size,
+        max_source_length,
+        max_target_length,
+    )
 
 
 def commonsenseqa(
@@ -104,6 +121,7 @@ def commonsenseqa(
     splits: Mapping[str, str],
     rows: Mapping[str, int] | None = None,
     tokenizer: str = T5,
+    vocab_size: int = T5_ENTRIES,
     max_source_length: int = 160,
     max_target_length: int = 40,
 ) -> TextDataset:
@@ -118,7 +136,15 @@ def commonsenseqa(
     hub = Hub(repo="tau/commonsense_qa", revision=revision, files=files, rows=counts)
     name = "commonsenseqa"
     corpus = Corpus(name=name, path=path, folder=folder, splits=splits, local_rows=counts, hub=hub, rows=rows)
-    return _dataset(corpus, formats.commonsenseqa, "options", tokenizer, max_source_length, max_target_length)
+    return _dataset(
+        corpus,
+        formats.commonsenseqa,
+        "options",
+        load_tokenizer(tokenizer),
+        vocab_size,
+        max_source_length,
+        max_target_length,
+    )
 
 
 def sst2(
@@ -128,6 +154,7 @@ def sst2(
     splits: Mapping[str, str],
     rows: Mapping[str, int] | None = None,
     tokenizer: str = T5,
+    vocab_size: int = T5_ENTRIES,
     max_source_length: int = 128,
     max_target_length: int = 8,
 ) -> TextDataset:
@@ -140,11 +167,19 @@ def sst2(
     files = {"train": "data/train-00000-of-00001.parquet", "test": "data/validation-00000-of-00001.parquet"}
     hub = Hub(repo="stanfordnlp/sst2", revision="8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb", files=files, rows=counts)
     corpus = Corpus(name="sst2", path=path, folder=folder, splits=splits, local_rows=counts, hub=hub, rows=rows)
-    return _dataset(corpus, formats.sst2, "options", tokenizer, max_source_length, max_target_length)
+    return _dataset(
+        corpus, formats.sst2, "options", load_tokenizer(tokenizer), vocab_size, max_source_length, max_target_length
+    )
 
 
 def _dataset(
-    corpus: Corpus, to_item: Callable[[Row, str], Item], answer: str, tokenizer: str, source_length: int, target: int
+    corpus: Corpus,
+    to_item: Callable[[Row, str], Item],
+    answer: str,
+    tokenizer: Tokenizer,
+    vocab_size: int,
+    source_length: int,
+    target: int,
 ) -> TextDataset:
     problems = [] if source_length >= 16 else [f"dataset.max_source_length must be at least 16, not {source_length}."]
     problems += [] if target >= 2 else [f"dataset.max_target_length must be at least 2, not {target}."]
@@ -159,7 +194,8 @@ def _dataset(
     sources = {name: CorpusSplit(corpus=corpus, split=name, to_item=to_item, settings=settings) for name in SPLITS}
     return TextDataset(
         name=corpus.name,
-        tokenizer=load_tokenizer(tokenizer),
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
         answer=answer,
         max_source_length=source_length,
         max_target_length=target,

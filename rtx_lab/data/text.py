@@ -87,21 +87,26 @@ class TextDataset:
     """A named data set over a tokenizer; a split is read, encoded and cached when first asked for.
 
     `answer` is `options` (contents ranked by likelihood) or `number` (generated). `max_source_length` and
-    `max_target_length` are in tokens, the end of the target included.
+    `max_target_length` are in tokens, the end of the target included; `vocab_size` is what a model has to know.
+    Raises UsageError if the tokenizer has more entries than that.
     """
 
     name: str
     tokenizer: Tokenizer
+    vocab_size: int
     answer: str
     max_source_length: int
     max_target_length: int
     sources: Mapping[str, SplitSource]
     _opened: dict[str, Split] = field(default_factory=dict)
 
-    @property
-    def vocab_size(self) -> int:
-        """One more than the largest id that a row can hold."""
-        return self.tokenizer.vocab_size
+    def __post_init__(self) -> None:
+        needed = self.tokenizer.vocab_size
+        if self.vocab_size < needed:
+            raise UsageError(
+                f"dataset.vocab_size={self.vocab_size} is less than the {needed} entries of its tokenizer: "
+                f"set dataset.vocab_size={needed}"
+            )
 
     def digest(self) -> str:
         """Names what the three splits hold; a split whose data are missing counts as missing."""
