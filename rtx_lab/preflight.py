@@ -37,26 +37,29 @@ class Examination:
 
 
 def examine(settled: Settled) -> Examination:
-    """Build the model without memory, so that every value out of range is found and the parameters are counted.
+    """Count a run's parameters and bytes of state from a model without memory; needs no data, no GPU, no network."""
+    parameters = sum(parameter.numel() for parameter in _weightless(settled.run.model).parameters())
+    return Examination(parameters, int(_bytes_per_weight(settled.run.optim) * parameters))
 
-    Needs no data, no GPU and no network. Raises UsageError with the problems of model and optimizer together.
-    """
+
+def range_problems(plain: dict[str, Any]) -> list[str]:
+    """What is out of range in model and optimizer, found by building both without memory."""
     problems: list[str] = []
-    model: nn.Module | None = None
-    try:
-        with torch.device("meta"):
-            model = bind(settled.run.model)()
-    except UsageError as error:
-        problems += error.problems
-    try:
-        scrap = nn.Linear(1, 1, bias=False)
-        bytes_per_weight = bind(settled.run.optim)(scrap, 1).state_bytes
-    except UsageError as error:
-        problems += error.problems
-    if problems or model is None:
-        raise UsageError(*problems)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Examination(parameters, int(bytes_per_weight * parameters))
+    for look, section in ((_weightless, "model"), (_bytes_per_weight, "optim")):
+        try:
+            look(plain[section])
+        except UsageError as error:
+            problems += error.problems
+    return problems
+
+
+def _weightless(node: dict[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        return bind(node)()
+
+
+def _bytes_per_weight(node: dict[str, Any]) -> float:
+    return bind(node)(nn.Linear(1, 1, bias=False), 1).state_bytes
 
 
 def check_inputs(settled: Settled) -> None:

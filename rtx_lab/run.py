@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from rtx_lab import loop
-from rtx_lab.core import checkpoint, device, memory, parallel, record
+from rtx_lab.core import checkpoint, device, memory, parallel, record, telemetry
 from rtx_lab.core.components import bind
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.core.progress import progress_bar
@@ -125,14 +125,25 @@ def _execute(settled: Settled, directory: RunDir, stop: StopSignal) -> dict[str,
     parts.model.gradient_checkpointing = run.budget.gradient_checkpointing  # type: ignore[assignment]
     if run.hardware.compile:
         task.loss = torch.compile(task.loss, dynamic=True)
-    outcome = _train(parts, update, plan, store, state, directory, stop)
-    result = _describe(parts, examined, outcome)
-    if outcome.status != "done":
-        return result | {"exit_code": exit_code(outcome.signum) if outcome.status == "interrupted" else 1}
-    best = checkpoint.best(store.folder) if plan.steps else None
-    if best is not None:
-        checkpoint.load_weights(parts.model, best)
-    return result | _final_evaluation(parts, directory, stop)
+    tracker = None
+    if parts.ranks.leads:
+        tracker = Tracker(
+            run.tracking, directory.path, signature=settled.signature, config=settled.config, resume_step=state.step
+        )
+    result: dict[str, Any] = {"total_steps": plan.steps}
+    try:
+        outcome = _train(parts, update, plan, store, state, directory, tracker, stop)
+        result |= _describe(parts, examined, outcome)
+        if outcome.status != "done":
+            return result | {"exit_code": exit_code(outcome.signum) if outcome.status == "interrupted" else 1}
+        best = checkpoint.best(store.folder) if plan.steps else None
+        if best is not None:
+            checkpoint.load_weights(parts.model, best)
+        result |= _final_evaluation(parts, directory, stop)
+        return result
+    finally:
+        if tracker is not None:
+            tracker.close(result.get("metrics"))
 
 
 def build(run: RunConfig) -> Parts:
@@ -203,19 +214,18 @@ def _train(
     store: checkpoint.Store,
     state: TrainState,
     directory: RunDir,
+    tracker: Tracker | None,
     stop: StopSignal,
 ) -> Outcome:
     run, ranks = parts.run, parts.ranks
     if ranks.leads:
         directory.rewind_metrics(state.step)
-    tracker = Tracker(
-        run.tracking, directory.path, signature=directory.path.name, config={"seed": run.seed}, resume_step=state.step
-    ) if ranks.leads else None  # fmt: skip
 
-    def keep(line: dict[str, Any]) -> None:
+    def keep(line: dict[str, Any]) -> None:  # called on rank 0 alone
+        line |= telemetry.gpu_metrics() if parts.device.is_cuda else {}
         directory.append_metrics(line)
-        assert tracker is not None
-        tracker.log(line)
+        if tracker is not None:
+            tracker.log(line)
 
     def look() -> dict[str, Any]:
         metrics, _ = evaluate(parts.model, parts.task, "validation", parts.device, ranks, check=stop.check)
@@ -223,15 +233,11 @@ def _train(
         log.info("%s %s", parts.task.monitor, found.get(parts.task.monitor))
         return found
 
-    try:
-        with progress_bar(plan.steps, state.step, leads=ranks.leads) as show:
-            return loop.fit(
-                parts.model, parts.task, update, plan, parts.device, seed=run.seed, store=store, log=keep,
-                evaluate=look, stop=stop, state=state, ranks=ranks, show=show,
-            )  # fmt: skip
-    finally:
-        if tracker is not None:
-            tracker.close()
+    with progress_bar(plan.steps, state.step, leads=ranks.leads) as show:
+        return loop.fit(
+            parts.model, parts.task, update, plan, parts.device, seed=run.seed, store=store, log=keep,
+            evaluate=look, stop=stop, state=state, ranks=ranks, show=show,
+        )  # fmt: skip
 
 
 def _describe(parts: Parts, examined: Examination, outcome: Outcome) -> dict[str, Any]:

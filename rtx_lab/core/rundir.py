@@ -232,4 +232,5 @@ def find_runs(root: Path) -> list[RunDir]:
     """Every run directory at or below `root`, in path order; a run is a folder with a config.yaml."""
     if (root / "config.yaml").is_file():
         return [RunDir(root)]
-    return [RunDir(path.parent) for path in sorted(root.glob("**/config.yaml"))]
+    found = (path.parent for path in sorted(root.glob("**/config.yaml")))
+    return [RunDir(path) for path in found if "wandb" not in path.relative_to(root).parts]  # wandb keeps its own

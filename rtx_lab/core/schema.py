@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -34,7 +35,7 @@ class Budget:
     micro_batch: Any = None  # a number, `auto`, or null: 32, and 16 from width 512 on
     eval_batch: int | None = None  # null: twice the micro-batch
     epochs: float | None = 20.0
-    steps: int | None = None  # optimizer steps; wins over nothing: give one of the two
+    steps: int | None = None  # optimizer steps; wins over epochs
     log_every: int = 50
     eval_every: int = 500
     checkpoint_every: Any = 500  # steps, or `epoch`
@@ -50,8 +51,8 @@ class Budget:
             found.append(_positive("budget.checkpoint_every", self.checkpoint_every, "a number of steps or `epoch`"))
         if self.micro_batch != "auto":
             found.append(_positive("budget.micro_batch", self.micro_batch, "a positive integer or `auto`"))
-        if (self.epochs is None) == (self.steps is None):
-            found.append(f"give one of budget.epochs and budget.steps and null for the other (got epochs={self.epochs}, steps={self.steps})")
+        if self.epochs is None and self.steps is None:
+            found.append("budget.epochs and budget.steps are both null: give one of them")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
             found.append(f"budget.epochs must be a positive number, got {self.epochs}")
         if self.steps is not None and self.steps < 0:
@@ -168,17 +169,20 @@ class Settled:
         return f"{self.run.phase}/{readable(self.config)}-{self.signature}"
 
 
-def settle(config: DictConfig | dict[str, Any]) -> Settled:
+def settle(
+    config: DictConfig | dict[str, Any], range_problems: Callable[[dict[str, Any]], list[str]] = lambda _: []
+) -> Settled:
     """Check a composed config whole and make every value concrete.
 
+    `range_problems` may look at the components, once their keys and types are right, and add what is out of range.
     Raises UsageError with all problems at once: unknown keys, wrong types, values out of range.
     """
     problems: list[str] = []
     plain = _plain(config, problems)
     _fill_components(plain)
     sections = {name: _section(name, kind, plain, problems) for name, kind in _SECTIONS.items()}
-    for name in COMPONENTS:
-        problems += check_component(name, plain.get(name) or {})
+    wrong = [problem for name in COMPONENTS for problem in check_component(name, plain.get(name) or {})]
+    problems += wrong or [*_vocabulary_problems(plain), *range_problems(plain)]
     scalars = _section("", RunConfig, {"": {k: v for k, v in plain.items() if k in _SCALARS}}, problems)
     if problems or scalars is None:
         raise UsageError(*problems)
@@ -242,6 +246,13 @@ def _fill_components(plain: dict[str, Any]) -> None:
     plain.update(model=model, dataset=dataset, optim=optim)
 
 
+def _vocabulary_problems(plain: dict[str, Any]) -> list[str]:
+    known, needed = plain["model"].get("vocab_size"), plain["dataset"].get("vocab_size")
+    if isinstance(known, int) and isinstance(needed, int) and known < needed:
+        return [f"model.vocab_size={known} does not cover the {needed} entries of the dataset's tokenizer: leave it null"]
+    return []
+
+
 def _width(model: dict[str, Any]) -> int:
     width = model.get("d_model")
     return width if isinstance(width, int) and width > 0 else SEED_WIDTH
@@ -251,6 +262,8 @@ def _fill(run: RunConfig) -> None:
     """Replace nulls and `auto` by what they mean for this model and machine."""
     width = _width(run.model)
     budget = run.budget
+    if budget.steps is not None:
+        budget.epochs = None
     if budget.micro_batch is None:
         budget.micro_batch = _largest_divisor(budget.global_batch, 16 if width >= 512 else 32)
     if budget.eval_batch is None:

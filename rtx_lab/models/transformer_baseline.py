@@ -116,6 +116,9 @@ class TransformerBaseline(nn.Module, PyTorchModelHubMixin, library_name="rtx_lab
         """Zero for every sample, (B,): nothing is supervised but the answer."""
         return memory.states.new_zeros(labels_BT.shape[0])
 
+    def connection_strength(self) -> None:
+        """None: this model has no pair maps."""
+
     def penalty(self) -> Tensor:
         """Zero: there are no pair maps."""
         return self.output_weight.new_zeros(())

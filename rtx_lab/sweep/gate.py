@@ -25,8 +25,10 @@ class Gate(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """One run: refuse, plan or skip here; otherwise write the settled values into the config."""
+        from rtx_lab.preflight import range_problems  # torch: not needed to compose or to print help
+
         try:
-            settled = settle(config)
+            settled = settle(config, range_problems)
             _write_back(config, settled.config)
             _pass_one(settled, RunDir(Path(str(config.hydra.run.dir))))
         except UsageError as error:
@@ -63,7 +65,6 @@ def _pass_one(settled: Settled, run: RunDir) -> None:
 
         print_plan([(settled, examine(settled))])
         raise SystemExit(0)
-    examine(settled)
     check_inputs(settled)
     if int(os.environ.get("RANK", "0")) == 0 and run.is_locked():
         raise RunError(f"another process is running {run.path}: wait for it or stop it first")

@@ -84,15 +84,14 @@ def expand(params: dict[str, Any], arguments: Sequence[str], context: HydraConte
 
 def plan_jobs(grid: list[tuple[str, ...]], *, context: HydraContext, master: DictConfig) -> list[Job]:
     """Settle and examine every point of a grid; equal experiments become one job. Raises UsageError with all problems."""
-    from rtx_lab.preflight import check_inputs, examine
+    from rtx_lab.preflight import check_inputs, range_problems
 
     jobs: dict[str, Job] = {}
     problems: dict[str, None] = {}
     for overrides in grid:
         try:
             config = context.config_loader.load_sweep_config(master, list(overrides))
-            settled = settle(config)
-            examine(settled)
+            settled = settle(config, range_problems)
             if not settled.run.plan:
                 check_inputs(settled)
         except UsageError as error:
