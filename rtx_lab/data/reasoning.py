@@ -1,8 +1,8 @@
 """Multiple choice that must be worked out: relational chains, boolean deduction, comparisons.
 
 The mix was fixed before any model was tuned on it: the three families take turns, and in each the difficulties 1 to 6
-come 6 : 5 : 4 : 3 : 2 : 1. Every fact of an item is needed: without it several answers are left. The options are the
-contents themselves, drawn so that they alone give chance, 1 in 4:
+come 6 : 5 : 4 : 3 : 2 : 1. Every fact of an item is needed: taking one away, or turning it round, leaves or makes
+another answer. The options are the contents themselves and drawn so that they alone give chance, 1 in 4:
 
 - relations: `cafe 2 left of bank . zoo 3 right of cafe . where is zoo from bank ?` -> `1 right`. As many facts as the
   difficulty, each 1 to 4 places further; the answer is uniform over what so many facts can reach (1 to 9 places to
@@ -10,12 +10,11 @@ contents themselves, drawn so that they alone give chance, 1 in 4:
 - booleans: `al is lying . bo calls al honest . are al bo honest ?` -> `no no`. As many statements as the difficulty,
   each true exactly if its speaker is honest; asked are the speaker halfway and the last one, and the options are the
   four combinations.
-- comparisons: `al above bo . cy above di . al above cy . who is top ?` -> `al`. Difficulty + 2 facts over difficulty
-  + 3 people that form a uniformly random tree with a uniformly random top, in shuffled order; the options are four of
-  the people. How often a person is named tells nothing of who is on top; who never stands below another does.
+- comparisons: `al above bo . cy below bo . al above di . who is top ?` -> `al`. Difficulty + 2 facts over difficulty
+  + 3 people that form a uniformly random tree with a uniformly random top, in shuffled order, half of them turned
+  round; the options are four of the people. (How often a person is named tells nothing of who is on top.)
 
-The facts of relations and booleans stand in the order of the chain: what grows with the difficulty is composition, not
-search. Comparisons grow in the number of facts that must be taken together.
+The facts of a chain stand in its order: what grows with the difficulty is composition, not search.
 """
 
 from __future__ import annotations
@@ -48,9 +47,12 @@ def _place(distance: int) -> str:
 def _relations(rng: Random, difficulty: int) -> Item:
     near, far = rng.sample(range(1, min(LONGEST_DISTANCE, LONGEST_STEP * difficulty) + 1), 2)
     total = rng.choice((-near, near))
-    steps = [0]
-    while sum(steps) != total:
-        steps = [rng.choice((-1, 1)) * rng.randint(1, LONGEST_STEP) for _ in range(difficulty)]
+    steps: list[int] = []
+    last = 0
+    while not 1 <= abs(last) <= LONGEST_STEP:  # uniform over all steps that lead there
+        steps = [rng.choice((-1, 1)) * rng.randint(1, LONGEST_STEP) for _ in range(difficulty - 1)]
+        last = total - sum(steps)
+    steps.append(last)
     places = rng.sample(PLACES, difficulty + 1)
     facts = [
         f"{here} {_place(step)} of {there} ." for here, there, step in zip(places[1:], places, steps, strict=False)
@@ -84,7 +86,10 @@ def _verdict(honest: bool) -> str:
 
 def _comparisons(rng: Random, difficulty: int) -> Item:
     names = rng.sample(CLIMBERS, difficulty + 3)
-    facts = [f"{names[upper]} above {names[lower]} ." for upper, lower in random_tree(rng, len(names))]
+    facts = []
+    for upper, lower in random_tree(rng, len(names)):
+        turned = rng.random() < 0.5
+        facts.append(f"{names[lower]} below {names[upper]} ." if turned else f"{names[upper]} above {names[lower]} .")
     rng.shuffle(facts)
     options = [names[0], *rng.sample(names[1:], 3)]
     return _item(rng, " ".join([*facts, "who is top ?"]), names[0], options)

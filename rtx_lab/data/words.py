@@ -26,7 +26,7 @@ PLACES = _words(
 )
 THINGS = _words("apples pens cups books coins cards stamps shells")
 GRAMMAR = _words(
-    "is left right of where from honest lying calls are yes no above who top has gets gives away more loses "
+    "is left right of where from honest lying calls are yes no above below who top has gets gives away more loses "
     "half times as many how now . ? #### + - * / ="
 )
 CONTINUED = "@"

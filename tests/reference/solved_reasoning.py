@@ -45,5 +45,5 @@ def _agrees(fact, honest):
 
 def _tops(facts, people):
     people = people | {fact[0] for fact in facts} | {fact[2] for fact in facts}
-    lower = {fact[2] for fact in facts}
+    lower = {fact[2] if fact[1] == "above" else fact[0] for fact in facts}
     return people - lower
