@@ -47,12 +47,9 @@ def _place(distance: int) -> str:
 def _relations(rng: Random, difficulty: int) -> Item:
     near, far = rng.sample(range(1, min(LONGEST_DISTANCE, LONGEST_STEP * difficulty) + 1), 2)
     total = rng.choice((-near, near))
-    steps: list[int] = []
-    last = 0
-    while not 1 <= abs(last) <= LONGEST_STEP:  # uniform over all steps that lead there
-        steps = [rng.choice((-1, 1)) * rng.randint(1, LONGEST_STEP) for _ in range(difficulty - 1)]
-        last = total - sum(steps)
-    steps.append(last)
+    steps = [0]
+    while sum(steps) != total:
+        steps = [rng.choice((-1, 1)) * rng.randint(1, LONGEST_STEP) for _ in range(difficulty)]
     places = rng.sample(PLACES, difficulty + 1)
     facts = [
         f"{here} {_place(step)} of {there} ." for here, there, step in zip(places[1:], places, steps, strict=False)
