@@ -118,11 +118,11 @@ class ConnectionTransformer(nn.Module, PyTorchModelHubMixin, library_name="rtx_l
         if self.encoder is not None:
             x_BSD = self.encoder(x_BSD, mask_BS)
         h_BND, attention_BSN = self.compression(x_BSD, mask_BS)
-        states_KBND, changes_BK = self._reason(h_BND)
-        trace = self._trace(states_KBND, changes_BK, sample_uniform(source_BS, mask_BS))
+        states, changes_BK = self._reason(h_BND)
+        trace = self._trace(states, changes_BK, sample_uniform(source_BS, mask_BS))
         outcome = self.halting(trace)
         memory = Memory(
-            states=halt.take_at_depth(states_KBND, outcome.steps),
+            states=halt.take_at_depth(states, outcome.steps),
             mask=None,
             steps=outcome.steps,
             expected_steps=outcome.expected_steps,
@@ -135,8 +135,8 @@ class ConnectionTransformer(nn.Module, PyTorchModelHubMixin, library_name="rtx_l
             memory.assignment = attention_BSN.argmax(-1)
         return memory
 
-    def _reason(self, h_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the states after 0..K steps (K+1, B, N, D) and the measured change of each step (B, K)."""
+    def _reason(self, h_BND: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the states after 0..K steps and the measured change of each step (B, K)."""
         mix = self.connection.operator()
         states, changes = [h_BND], []
         for step in range(self.max_steps):
@@ -147,15 +147,15 @@ class ConnectionTransformer(nn.Module, PyTorchModelHubMixin, library_name="rtx_l
                 h_BND, change_B = self._step(h_BND, mix, norm)
             states.append(h_BND)
             changes.append(change_B)
-        return torch.stack(states), torch.stack(changes, dim=1)
+        return states, torch.stack(changes, dim=1)
 
     def _step(self, h_BND: Tensor, mix: Callable[[Tensor], Tensor], norm: nn.Module) -> tuple[Tensor, Tensor]:
         update_BND = torch.relu(mix(h_BND))
         new_BND = norm(h_BND + update_BND)
         return new_BND, self.measure(h_BND, update_BND, new_BND)
 
-    def _trace(self, states_KBND: Tensor, changes_BK: Tensor, uniform_B: Tensor) -> halt.Trace:
-        pooled_KBD = self.readout.pool(states_KBND.flatten(0, 1)).unflatten(0, states_KBND.shape[:2])
+    def _trace(self, states: list[Tensor], changes_BK: Tensor, uniform_B: Tensor) -> halt.Trace:
+        pooled_KBD = torch.stack([self.readout.pool(state) for state in states])
         log_probs_KBV = self.readout(pooled_KBD, self.output_weight)
         return halt.Trace(
             changes_BK=changes_BK, pooled_KBD=pooled_KBD, log_probs_KBV=log_probs_KBV, uniform_B=uniform_B

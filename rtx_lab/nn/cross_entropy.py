@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 IGNORED = -100
-CHUNK_ELEMENTS = 1 << 23
-"""Logits alive at once; 32 MB in float32."""
+CHUNK_ELEMENTS = 1 << 22
+"""Logits alive at once; 16 MB in float32. Larger chunks were no faster."""
 
 
 def linear_cross_entropy(hidden: Tensor, weight_VD: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -64,7 +64,7 @@ class Readout(nn.Module):
 
     def pool(self, h_BND: Tensor) -> Tensor:
         """Summarise the slots, each query by its own weighted mean: (B, D) of unit variance."""
-        weight_BQN = torch.softmax(self.queries @ h_BND.mT, dim=-1)
+        weight_BQN = torch.softmax((h_BND @ self.queries.mT).mT, dim=-1)
         return self.norm(self.summary((weight_BQN @ h_BND).flatten(1)))
 
     def forward(self, pooled_KBD: Tensor, weight_VD: Tensor) -> Tensor:
@@ -174,7 +174,8 @@ class PonderHalting(nn.Module):
         self.register_buffer("prior", prior, persistent=False)
 
     def forward(self, trace: Trace) -> Halt:
-        rate_BK = torch.sigmoid(self.rate(trace.pooled_KBD[1:]).squeeze(-1).float()).T
+        logits_KB = self.rate(trace.pooled_KBD[1:]).squeeze(-1)
+        rate_BK = torch.sigmoid(logits_KB.to(torch.promote_types(logits_KB.dtype, torch.float32))).T
         going_on = (1 - rate_BK[:, :-1]).cumprod(1)
         reached = torch.cat([torch.ones_like(rate_BK[:, :1]), going_on], dim=1)
         halting_BK = torch.cat([reached[:, :-1] * rate_BK[:, :-1], reached[:, -1:]], dim=1)
@@ -202,8 +203,8 @@ def geometric_rate(max_steps: int, target_steps: float) -> float:
 
 
 def take_at_depth(states: list[Tensor], steps_B: Tensor) -> Tensor:
-    """Return states[steps_b] of every sample b, for steps from 1 on: (B, N, D)."""
-    taken_BND = states[1]
-    for step, state_BND in enumerate(states[2:], start=2):
-        taken_BND = torch.where((steps_B >= step)[:, None, None], state_BND, taken_BND)
-    return taken_BND
+    """Return the state of every sample b after its own steps_b steps, at least one; `states` start with step 0."""
+    states_BKND = torch.stack(states[1:], dim=1)
+    batch, num_steps = states_BKND.shape[:2]
+    rows_B = torch.arange(batch, device=steps_B.device) * num_steps + steps_B - 1
+    return states_BKND.flatten(0, 1).index_select(0, rows_B)

@@ -260,6 +260,18 @@ def test_compiles_without_a_graph_break(halting, mode):
     torch.testing.assert_close(compiled.states, expected.states)
 
 
+def test_a_whole_loss_compiles_without_a_graph_break():
+    torch.compiler.reset()
+    model, batch = _model(), _batch()
+    compiled = torch.compile(_loss, backend="eager", fullgraph=True)
+    for seed in (3, 4):
+        losses = []
+        for loss in (_loss, compiled):
+            torch.manual_seed(seed)
+            losses.append(loss(model, *batch))
+        torch.testing.assert_close(*losses)
+
+
 @pytest.mark.parametrize("connection", CONNECTIONS)
 def test_traces_on_fake_tensors(connection):
     with FakeTensorMode(allow_non_fake_inputs=False):
@@ -352,3 +364,10 @@ def test_every_bad_parameter_is_named_at_once():
 def test_bad_parameters_are_refused_by_name(key, value):
     with pytest.raises(UsageError, match=f"^model.{key} must "):
         _model(**{key: value})
+
+
+@pytest.mark.parametrize("connection", CONNECTIONS)
+def test_connection_strength_is_a_constant_matrix(connection):
+    strength = _model(connection=connection).connection_strength()
+    assert strength.shape == (6, 6)
+    assert not strength.requires_grad

@@ -59,6 +59,7 @@ def test_contract_without_reasoning_steps():
     assert memory.states.shape == (6, 10, 16)
     assert torch.equal(model.auxiliary(memory, source), torch.zeros(6))
     assert model.penalty() == 0
+    assert model.connection_strength() is None
 
 
 def test_padding_changes_nothing():
