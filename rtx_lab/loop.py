@@ -36,16 +36,22 @@ _SMALLEST_SCALE = 2.0**-14
 def resume(store: Store, model: nn.Module, update: Update, device: Device) -> TrainState:
     """Continue a run from its newest whole checkpoint, or from the start; events name the damaged ones passed over."""
     found, skipped = checkpoint.newest(store.folder)
-    state = resume_from(found, model, update, device) if found else TrainState()
+    state = _restore(found, model, update, device) if found else TrainState()
     state.events += [{"event": "checkpoint_skipped", "step": state.step, "reason": problem} for problem in skipped]
     return state
 
 
 def resume_from(place: Path, model: nn.Module, update: Update, device: Device) -> TrainState:
-    """Continue from one checkpoint: weights, optimizer and step.
+    """Continue in a new run from another run or checkpoint: weights, optimizer and step; its best stays with it.
 
     Raises UsageError if it belongs to another model or optimizer, RunError if it is damaged; then nothing has changed.
     """
+    state = _restore(checkpoint.find_newest(place), model, update, device)
+    state.best, state.stale, state.events = None, 0, []
+    return state
+
+
+def _restore(place: Path, model: nn.Module, update: Update, device: Device) -> TrainState:
     update.prepare()
     return TrainState(**checkpoint.restore(place, model, update.optimizer, device.scaler))
 
@@ -161,8 +167,10 @@ def _step(run: Training, batches: list[Batch]) -> bool:
         failure = error
     stopping = gradients.agree(run, failure)
     assert loss is not None
-    run.ranks.sum_tensors([*(param.grad for param in run.params if param.grad is not None), loss])
-    norm, refused = run.apply(run.params, loss)
+    grads = [param.grad for param in run.params if param.grad is not None]
+    run.ranks.sum_tensors([*grads, loss])
+    norm, refused = run.apply(grads, loss, weight or 1.0)
+    del grads
     gradients.drop(run)
     run.window.add(step, loss, norm, refused, weight)
     return stopping

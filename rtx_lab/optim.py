@@ -81,14 +81,14 @@ def learning_rate(
 
 def problems(
     *,
-    lr: float | None,
-    weight_decay: float,
-    betas: Sequence[float],
-    schedule: str,
-    warmup_ratio: float,
-    min_lr_ratio: float,
-    max_grad_norm: float | None,
-    num_cycles: float,
+    lr: float | None = DEFAULT_LR,
+    weight_decay: float = 0.01,
+    betas: Sequence[float] = (0.9, 0.999),
+    schedule: str = "cosine",
+    warmup_ratio: float = 0.1,
+    min_lr_ratio: float = 0.1,
+    max_grad_norm: float | None = 1.0,
+    num_cycles: float = 1.0,
 ) -> list[str]:
     """What is wrong with the values of an `optim` section, one sentence each."""
     checks = [
@@ -129,13 +129,16 @@ def adamw(
 ) -> Update:
     """AdamW (arXiv 1711.05101) in one fused kernel, with moments in the precision of the weights.
 
-    Raises UsageError with everything that is out of range.
+    The model stands on its device already; that decides who refuses a broken step, kernel or host. Raises UsageError
+    with everything that is out of range.
     """
     rate = _rate(locals())
     params = _groups(model, weight_decay)
     optimizer = torch.optim.AdamW(params, lr=rate(1), betas=(betas[0], betas[1]), fused=True)
     state_bytes = 2.0 * sum(param.nbytes for param in model.parameters() if param.requires_grad)
-    return Update(optimizer=optimizer, rate=rate, max_grad_norm=max_grad_norm, step=on_device, state_bytes=state_bytes)
+    # a refusal in the fused kernels costs more kernels per tensor: it only pays where the host would have to wait
+    step = on_device if any(param.is_cuda for param in model.parameters()) else by_host
+    return Update(optimizer=optimizer, rate=rate, max_grad_norm=max_grad_norm, step=step, state_bytes=state_bytes)
 
 
 def adamw_8bit(
@@ -156,16 +159,14 @@ def adamw_8bit(
     Embedding tables and tensors under 4096 elements keep 32-bit moments, as the paper advises. Raises UsageError.
     """
     rate = _rate(locals())
-    from bitsandbytes.optim import AdamW8bit, GlobalOptimManager  # pyright: ignore[reportPrivateImportUsage]
+    from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportPrivateImportUsage]
 
-    manager = GlobalOptimManager.get_instance()
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            manager.override_config(module.weight, "optim_bits", 32)
+    tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
     optimizer = AdamW8bit(
         _groups(model, weight_decay), lr=rate(1), betas=(betas[0], betas[1]), weight_decay=weight_decay
     )
-    return _host_checked(optimizer, rate, max_grad_norm, bytes_per_weight=2.0)
+    prepare = partial(_allocate_state, optimizer, tables)
+    return _host_checked(optimizer, rate, max_grad_norm, prepare, bytes_per_weight=2.0)
 
 
 def adamw_paged(
@@ -191,7 +192,8 @@ def adamw_paged(
     optimizer = PagedAdamW32bit(
         _groups(model, weight_decay), lr=rate(1), betas=(betas[0], betas[1]), weight_decay=weight_decay
     )
-    return _host_checked(optimizer, rate, max_grad_norm, bytes_per_weight=8.0)
+    prepare = partial(_allocate_state, optimizer, set())
+    return _host_checked(optimizer, rate, max_grad_norm, prepare, bytes_per_weight=8.0)
 
 
 def _rate(arguments: dict[str, Any]) -> Callable[[int], float]:
@@ -214,7 +216,12 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _host_checked(
-    optimizer: Any, rate: Callable[[int], float], max_grad_norm: float | None, *, bytes_per_weight: float
+    optimizer: Any,
+    rate: Callable[[int], float],
+    max_grad_norm: float | None,
+    prepare: Callable[[], None],
+    *,
+    bytes_per_weight: float,
 ) -> Update:
     weights = sum(param.numel() for group in optimizer.param_groups for param in group["params"])
     return Update(
@@ -223,15 +230,22 @@ def _host_checked(
         max_grad_norm=max_grad_norm,
         step=by_host,
         state_bytes=bytes_per_weight * weights,
-        prepare=partial(_allocate_state, optimizer),
+        prepare=prepare,
     )
 
 
-def _allocate_state(optimizer: Any) -> None:
-    """Make the state that bitsandbytes would make at the first step, weight by weight, stepping those before."""
+def _allocate_state(optimizer: Any, tables: set[torch.Tensor]) -> None:
+    """Make the state that bitsandbytes would make in the first step, between the steps of single weights.
+
+    Its own way to name tensors with 32-bit moments, GlobalOptimManager, remembers them by address for the life of the
+    process: a later model's tensors can stand where an earlier model's tables stood.
+    """
+    bits = optimizer.args.optim_bits
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
         for group_index, group in enumerate(optimizer.param_groups):
             for index, param in enumerate(group["params"]):
                 if not optimizer.state[param]:
+                    optimizer.args.optim_bits = 32 if param in tables else bits
                     optimizer.init_state(group, param, group_index, index)
+    optimizer.args.optim_bits = bits

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +17,7 @@ from toy_training import STEPS, TIMES, ToyModel, ToyTask, distance, train
 from rtx_lab import optim
 from rtx_lab.core.gradients import step_seed
 from rtx_lab.core.training import Plan
+from rtx_lab.core.update import on_device
 
 
 def plain_loop(task, model, steps, lr):
@@ -82,9 +88,13 @@ def test_no_step_waits_for_the_device():
     task = ToyTask()
     task.batches = lambda model, start, stop: ([task.samples(step)] for step in range(start + 1, stop + 1))
     task.weight = lambda batch: 5.0  # a number: reading the weight of a host batch is allowed
+
+    def factory(*arguments, **options):
+        return replace(optim.adamw(*arguments, **options), step=on_device)
+
     for precision, lines in (("fp32", 0), ("fp16", 2)):  # the loss scale is looked at with the line and the evaluation
         with HostReads() as reads:
-            train(task, precision=precision, plan={"log_every": STEPS})
+            train(task, factory=factory, precision=precision, plan={"log_every": STEPS})
         assert reads.count == lines
 
 
@@ -124,3 +134,13 @@ def test_plan_of_a_budget():
     assert Plan.of(Budget, 80) == Plan(steps=120, log_every=5, eval_every=10, checkpoint_every=80, patience=2)
     Budget.steps, Budget.epochs, Budget.checkpoint_every = 7, None, 3
     assert Plan.of(Budget, 80) == Plan(steps=7, log_every=5, eval_every=10, checkpoint_every=3, patience=2)
+
+
+def test_the_gradient_of_a_transformer_does_not_depend_on_the_cut():
+    path = Path(__file__).parents[1] / "benchmarks" / "accumulation.py"
+    study = SimpleNamespace(**runpy.run_path(str(path)))
+    model, batch = study.Causal(0), study.samples(0)
+    whole = study.ours(model, study.cut(batch, 64))
+    for size in (32, 16, 8):
+        assert (study.ours(model, study.cut(batch, size)) - whole).norm() <= 1e-6 * whole.norm()
+    assert (study.mean_of_means(model, study.cut(batch, 8)) - whole).norm() > 0.01 * whole.norm()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,11 +16,24 @@ from rtx_lab.core import checkpoint
 from rtx_lab.core.checkpoint import Store
 from rtx_lab.core.errors import RunError
 from rtx_lab.core.training import Plan, TrainState
+from rtx_lab.core.update import on_device
+
+
+def adamw_on_device(model, total_steps, **arguments):
+    """The way of a GPU, where the host never looks."""
+    return replace(optim.adamw(model, total_steps, **arguments), step=on_device)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
-    ("factory", "precision"), [(optim.adamw, "fp32"), (optim.adamw_8bit, "fp32"), (optim.adamw, "fp16")]
+    ("factory", "precision"),
+    [
+        (optim.adamw, "fp32"),
+        (adamw_on_device, "fp32"),
+        (optim.adamw_8bit, "fp32"),
+        (optim.adamw, "fp16"),
+        (optim.adamw_8bit, "fp16"),
+    ],
 )
 def test_a_broken_step_never_reaches_the_weights(factory, precision, value):
     before, *_ = train(factory=factory, precision=precision, plan={"steps": 4}, steps=5)
@@ -41,7 +55,7 @@ def test_the_first_broken_step_is_named_at_the_next_line_and_nothing_is_saved_af
 
 def test_moments_and_step_count_survive_a_broken_step():
     model = ToyModel(dropout=0.0)
-    update = optim.adamw(model, 10)
+    update = adamw_on_device(model, 10)
     loop.fit(model, ToyTask(), update, Plan(steps=2), host(), seed=0)
     before = [{k: v.clone() for k, v in state.items()} for state in update.optimizer.state.values()]
     loop.fit(model, ToyTask(broken={3: math.nan}), update, Plan(steps=3), host(), seed=0, state=TrainState(step=2))
@@ -55,8 +69,8 @@ def test_an_infinite_loss_with_a_finite_gradient_is_refused_too():
             loss, counts = super().loss(model, batch)
             return loss + math.inf, counts
 
-    for precision in ("fp32", "fp16"):
-        model, outcome, _ = train(Offset(), precision=precision)
+    for factory, precision in ((optim.adamw, "fp32"), (adamw_on_device, "fp32"), (optim.adamw, "fp16")):
+        model, outcome, _ = train(Offset(), factory=factory, precision=precision)
         assert outcome.status == "diverged"
         assert digest(model) == digest(ToyModel())
 
@@ -181,3 +195,7 @@ def test_a_task_that_runs_dry_is_named():
     task.batches = lambda model, start, stop: iter([])
     with pytest.raises(RunError, match="no samples for step 1 of 12"):
         train(task)
+
+
+def test_refusing_on_the_device_trains_the_same_weights():
+    assert digest(train(factory=adamw_on_device)[0]) == digest(train()[0])

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from toy_training import STEPS, ToyModel, ToyTask, digest, scores, series, stop_after, train
+from toy_training import STEPS, ToyModel, ToyTask, digest, host, scores, series, stop_after, train
 
-from rtx_lab import optim
+from rtx_lab import loop, optim
 from rtx_lab.core import checkpoint
 from rtx_lab.core.checkpoint import Store
-from rtx_lab.core.errors import RunError
+from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.core.signals import StopSignal
+from rtx_lab.core.training import Plan
 
 
 @pytest.mark.parametrize(("micro_batch", "workers"), [(12, 0), (4, 0), (4, 2)])
@@ -152,6 +156,30 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(tmp_path)
     event = outcome.state.events[0]
     assert (event["event"], event["step"]) == ("checkpoint_skipped", 6)
     assert "step-00000008/optimizer.safetensors has" in event["reason"]
+
+
+def test_another_run_can_be_continued_in_a_new_one(tmp_path):
+    old, new = tmp_path / "old" / "checkpoints", tmp_path / "new" / "checkpoints"
+    train(store=Store(folder=old), evaluate=scores(0.9), plan={"eval_every": 4}, **stop_after(6))
+    model = ToyModel()
+    update = optim.adamw(model, STEPS, lr=1e-2)
+    state = loop.resume_from(tmp_path / "old", model, update, host())
+    assert (state.step, state.best) == (6, None)
+    plan = Plan(steps=STEPS, log_every=1)
+    options = {"seed": 3, "store": Store(folder=new), "state": state, "evaluate": scores(0.1)}
+    outcome = loop.fit(model, ToyTask(), update, plan, host(), **options)
+    assert outcome.state.best == {"step": STEPS, "value": 0.1}
+    assert checkpoint.best(new) == new / f"step-{STEPS:08d}"
+    assert digest(model) == digest(train()[0])
+    with pytest.raises(UsageError, match="holds no checkpoint"):
+        loop.resume_from(tmp_path / "none", model, update, host())
+
+
+def test_a_killed_run_ends_as_if_nothing_had_happened():
+    script = Path(__file__).parents[1] / "benchmarks" / "resume_kill.py"
+    command = [sys.executable, str(script), "--steps", "7", "16", "--cut", "3", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert "2 of 2 resumed runs identical" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(tmp_path, monkeypatch):

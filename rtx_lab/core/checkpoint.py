@@ -22,9 +22,11 @@ from torch import Tensor, nn
 
 from rtx_lab.core import tensorfile
 from rtx_lab.core.errors import RunError, UsageError
+from rtx_lab.core.update import load_state
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
+_NOTHING = "{} holds no checkpoint that can be used: give a run directory or a folder such as step-00000500"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,9 +215,20 @@ def find(place: Path) -> Path:
             found = best(folder) or newest(folder)[0]
             if found:
                 return found
-    raise UsageError(
-        f"{place} holds no checkpoint that can be used: give a run directory or a folder such as step-00000500"
-    )
+    raise UsageError(_NOTHING.format(place))
+
+
+def find_newest(place: Path) -> Path:
+    """The newest whole checkpoint of a run or a `checkpoints` folder, or the checkpoint itself (`resume_from`).
+
+    Raises UsageError if there is none.
+    """
+    if (place / "manifest.json").is_file():
+        return place
+    found = newest(place)[0] or newest(place / "checkpoints")[0]
+    if found is None:
+        raise UsageError(_NOTHING.format(place))
+    return found
 
 
 def load_weights(model: nn.Module, place: Path) -> Path:
@@ -251,7 +264,7 @@ def restore(
     _set_weights(model, weights, checkpoint)
     if optimizer is not None:
         tree = tensorfile.join(saved["state"], tensorfile.read(checkpoint / "optimizer.safetensors"))
-        _set_optimizer(optimizer, tree)
+        load_state(optimizer, tree)
     if scaler is not None and document["scaler"]:
         scaler.load_state_dict(document["scaler"])
     return document["state"]
@@ -266,28 +279,3 @@ def _set_weights(model: nn.Module, weights: Mapping[str, Tensor], checkpoint: Pa
             spell = [f"shape {shape}" if shape is not None else "no such tensor" for shape in (there, here)]
             raise UsageError(f"{checkpoint} belongs to another model: {name} has {spell[0]} there and {spell[1]} here")
     model.load_state_dict(weights)
-
-
-def _set_optimizer(optimizer: torch.optim.Optimizer, tree: dict[int, dict[str, Any]]) -> None:
-    """Load per-parameter state; where it is allocated already, copy into it, so that paged state stays paged."""
-    groups = optimizer.state_dict()["param_groups"]
-    if not optimizer.state:
-        optimizer.load_state_dict({"state": tree, "param_groups": groups})
-        return
-    params = [param for group in optimizer.param_groups for param in group["params"]]
-    for index, saved in tree.items():
-        own = optimizer.state[params[index]]
-        for key, value in _leaves(saved):
-            if isinstance(value, Tensor):
-                own[key].copy_(value)
-            else:
-                own[key] = value
-
-
-def _leaves(saved: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """bitsandbytes nests its quantised state one level deeper; the keys below are those of the optimizer."""
-    for key, value in saved.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value)
-        else:
-            yield key, value

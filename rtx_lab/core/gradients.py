@@ -41,8 +41,10 @@ def _accumulate(run: Training, batches: list[Batch], weight: float, metrics: lis
     for piece in pieces(batches, run.state.micro_batch):
         with run.device.autocast:
             loss, counts = run.task.loss(run.model, run.device.move(piece))
-        share = torch.full_like(loss, 1.0 / weight)  # the one division, put in where the backward pass begins
-        loss.backward(gradient=run.device.scaler.scale(share) if run.device.scaler else share)
+        if run.device.scaler:
+            loss.backward(gradient=run.device.scaler.scale(torch.full_like(loss, 1.0 / weight)))
+        else:
+            loss.backward()
         total = loss.detach() if total is None else total + loss.detach()
         metrics.append(counts)
     assert total is not None

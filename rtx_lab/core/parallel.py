@@ -67,7 +67,9 @@ class Ranks:
         """Give every process the weights of rank 0."""
         if not self.alone:
             for tensor in [*model.parameters(), *model.buffers()]:
-                dist.broadcast(tensor.detach(), src=0)
+                sent = tensor.detach().contiguous()
+                dist.broadcast(sent.view(torch.uint8) if sent.dtype is torch.bool else sent, src=0)
+                tensor.detach().copy_(sent)
 
 
 def join(device_type: str) -> Ranks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -107,7 +107,7 @@ class Training:
     ranks: Ranks
     params: list[nn.Parameter]
     window: Window
-    apply: Callable[[Sequence[nn.Parameter], Tensor], tuple[Tensor, Tensor]]
+    apply: Callable[[list[Tensor], Tensor, float], tuple[Tensor, Tensor]]
     since: float = field(default_factory=time.perf_counter)
     """Until when `state.time_s` counts."""
     saved: int | None = None

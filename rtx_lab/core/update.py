@@ -1,17 +1,17 @@
 """One update of the weights: its rate, the clipped gradient, and the refusal of anything that is not finite.
 
-Three ways to the same rule. A fused optimizer refuses on the device, so that the host never waits. 8-bit and paged
-optimizers cannot, so the host looks. In fp16 the GradScaler refuses and lowers its scale.
+Three ways to the same rule. On a GPU a fused optimizer refuses on the device, so that the host never waits. 8-bit and
+paged optimizers cannot, so the host looks. In fp16 the GradScaler refuses and lowers its scale.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +22,9 @@ class Update:
     rate: Callable[[int], float]
     """Learning rate of optimizer step s, counted from 1."""
     max_grad_norm: float | None
-    step: Callable[[Update, Sequence[nn.Parameter], Tensor], tuple[Tensor, Tensor]]
-    """Clip and step: `on_device` or `by_host`. Takes the summed loss; returns the norm and a flag, 1 if refused."""
+    step: Callable[[Update, list[Tensor], Tensor, float], tuple[Tensor, Tensor]]
+    """Divide, clip and step: `on_device` or `by_host`. Takes the summed gradients, the summed loss and the weight to
+    divide by; returns the norm of the gradient and a flag, 1 if the step was refused."""
     state_bytes: float = 0.0
     """What the optimizer's state will take, for `budget.micro_batch=auto`."""
     prepare: Callable[[], Any] = lambda: None
@@ -38,9 +39,9 @@ def set_rate(update: Update, step: int) -> float:
     return rate
 
 
-def on_device(update: Update, params: Sequence[nn.Parameter], loss: Tensor) -> tuple[Tensor, Tensor]:
+def on_device(update: Update, grads: list[Tensor], loss: Tensor, weight: float) -> tuple[Tensor, Tensor]:
     """Step a fused optimizer; where loss or gradient is not finite, weights, moments and count stay as they were."""
-    norm = _clip(update, params)
+    norm = _divide_and_clip(grads, weight, update.max_grad_norm)
     refused = _not_finite(norm, loss)
     optimizer: Any = update.optimizer  # fused optimizers of torch read these two, as GradScaler sets them
     optimizer.found_inf, optimizer.grad_scale = refused, None
@@ -48,9 +49,9 @@ def on_device(update: Update, params: Sequence[nn.Parameter], loss: Tensor) -> t
     return norm, refused
 
 
-def by_host(update: Update, params: Sequence[nn.Parameter], loss: Tensor) -> tuple[Tensor, Tensor]:
-    """Step an optimizer that cannot refuse by itself: the host waits for the flag and skips the step."""
-    norm = _clip(update, params)
+def by_host(update: Update, grads: list[Tensor], loss: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """Step an optimizer that cannot refuse by itself, or on a CPU, where the host has nothing to wait for."""
+    norm = _divide_and_clip(grads, weight, update.max_grad_norm)
     refused = _not_finite(norm, loss)
     if not refused.item():
         update.optimizer.step()
@@ -58,27 +59,58 @@ def by_host(update: Update, params: Sequence[nn.Parameter], loss: Tensor) -> tup
 
 
 def scaled(
-    scaler: torch.amp.GradScaler, update: Update, params: Sequence[nn.Parameter], loss: Tensor
+    scaler: torch.amp.GradScaler, update: Update, grads: list[Tensor], loss: Tensor, _weight: float
 ) -> tuple[Tensor, Tensor]:
-    """Step under a GradScaler: gradients that overflow are skipped and absorbed, a loss that does is refused."""
+    """Step under a GradScaler: gradients that overflow are skipped and absorbed, a loss that does is refused.
+
+    The gradients come divided by the weight already, because a sum over many tokens would overflow on its way.
+    """
     refused = _not_finite(loss, loss)
-    first = next(param.grad for param in params if param.grad is not None)
-    first.add_(torch.where(refused.bool(), torch.nan, 0.0).to(first.dtype))  # so that the scaler skips this step too
+    grads[0].add_(torch.where(refused.bool(), torch.nan, 0.0).to(grads[0].dtype))  # the scaler skips this step, too
     scaler.unscale_(update.optimizer)
-    norm = _clip(update, params)
+    norm = _divide_and_clip(grads, 1.0, update.max_grad_norm)
     scaler.step(update.optimizer)
     scaler.update()
     return norm, refused
 
 
-def _clip(update: Update, params: Sequence[nn.Parameter]) -> Tensor:
-    with torch.no_grad():
-        norm = nn.utils.get_total_norm([param.grad for param in params if param.grad is not None])
-        if update.max_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(params, update.max_grad_norm, norm)
+def _divide_and_clip(grads: list[Tensor], weight: float, max_norm: float | None) -> Tensor:
+    """Turn summed gradients into the gradient of the mean, at most `max_norm` long, in one pass; return its length."""
+    wide = torch.float64 if grads[0].dtype is torch.float64 else torch.float32
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads, 2, wide))) / weight  # pyright: ignore[reportPrivateImportUsage]
+    if max_norm is None:
+        torch._foreach_div_(grads, weight)  # pyright: ignore[reportPrivateImportUsage]
+    else:
+        factor = (max_norm / (norm + 1e-6)).clamp_(max=1.0).div_(weight)
+        torch._foreach_mul_(grads, factor)  # pyright: ignore[reportPrivateImportUsage]
     return norm
 
 
 def _not_finite(a: Tensor, b: Tensor) -> Tensor:
     """1.0 if a or b is inf or NaN, else 0.0, in three tiny kernels: 0 * x is 0 for finite x and NaN otherwise."""
-    return (a.detach() + b.detach()).float().mul_(0.0).ne_(0.0)
+    return (a + b).float().mul_(0.0).ne_(0.0)
+
+
+def load_state(optimizer: torch.optim.Optimizer, tree: dict[int, dict[str, Any]]) -> None:
+    """Load per-parameter state; where it is allocated already, copy into it, so that paged state stays paged."""
+    groups = optimizer.state_dict()["param_groups"]
+    if not optimizer.state:
+        optimizer.load_state_dict({"state": tree, "param_groups": groups})
+        return
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for index, saved in tree.items():
+        own = optimizer.state[params[index]]
+        for key, value in _leaves(saved):
+            if isinstance(value, Tensor):
+                own[key].copy_(value)
+            else:
+                own[key] = value
+
+
+def _leaves(saved: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """bitsandbytes nests its quantised state one level deeper; the keys below are those of the optimizer."""
+    for key, value in saved.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value)
+        else:
+            yield key, value

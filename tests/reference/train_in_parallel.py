@@ -55,9 +55,14 @@ def main() -> None:
     plain = go("plain", store=Store(folder=OUT / "plain"))
     torch.save(plain.state_dict(), OUT / f"plain{ranks.rank}.pt")
     other = ToyModel(dropout=0.0)
+    other.register_buffer("flags", torch.tensor([True, False]))
+    other.register_buffer("turned", torch.arange(6.0).reshape(2, 3).T.clone(memory_format=torch.preserve_format))
     if second:
         nn.init.ones_(other.mix.bias)
+        other.flags.zero_()
+        other.turned.zero_()
     go("alike", model=other)
+    seen["alike"] |= {"flags": other.flags.tolist(), "turned": other.turned.sum().item()}
     go("tight on one", ToyTask(**shard, most_rows=1 if second else 99))
     go("too tight on one", ToyTask(**shard, most_rows=0 if second else 99))
     go("broken on one", ToyTask(**shard, broken={4: float("nan")} if second else {}))
