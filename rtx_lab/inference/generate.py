@@ -93,13 +93,11 @@ def generate_beam(
     greedy search. Length counts the eos.
     """
     batch, width, device = memory.steps.shape[0], num_beams, memory.steps.device
-    first_B1 = torch.full((batch, 1), start_id, device=device)
-    cache = DecoderCache()
-    log_probs_BWV = _next_log_probs(model, memory, first_B1, cache, 0)[:, None]
+    cache, first_B1 = DecoderCache(), torch.full((batch, 1), start_id, device=device)
+    log_probs_BWV = _next_log_probs(model, memory, first_B1, cache, 0)[:, None].expand(-1, width, -1)
     every_sample = torch.arange(batch, device=device).repeat_interleave(width)
     memory, cache = memory.select(every_sample), cache.select(every_sample)
     # All beams start equal, so that only the first may propose; -inf keeps the copies out.
-    log_probs_BWV = log_probs_BWV.expand(-1, width, -1)
     total_BW = torch.full((batch, width), -torch.inf, device=device)
     total_BW[:, 0] = 0
     length_BW = torch.zeros_like(total_BW)

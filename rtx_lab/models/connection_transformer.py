@@ -71,24 +71,23 @@ class ConnectionTransformer(nn.Module, PyTorchModelHubMixin, library_name="rtx_l
         self.reasoning_cost_weight, self.target_steps = reasoning_cost_weight, target_steps
         self._gradient_checkpointing = False
         self.embedding = Embedding(vocab_size, max_seq_len, d_model, dropout)
-        self.encoder = (
-            Encoder(d_model, num_encoder_layers, num_heads, 4 * d_model, dropout) if num_encoder_layers else None
-        )
+        stack = Encoder(d_model, num_encoder_layers, num_heads, 4 * d_model, dropout)
+        self.encoder = stack if num_encoder_layers else None
         self.compression = Compression(num_slots, d_model, slots)
-        self.connection = build_connection(
-            connection, num_slots=num_slots, d_model=d_model, bilinear_rank=bilinear_rank
-        )
+        self.connection = build_connection(connection, num_slots, d_model, bilinear_rank)
         num_norms = 1 if step_norm == "shared" else self.max_steps
         self.step_norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(num_norms))
         self.readout = halt.Readout(d_model, num_heads)
         self.measure = halt.build_measure(halting_criterion)
-        match "none" if fixed_steps else halting:
-            case "threshold":
-                self.halting = halt.ThresholdHalting(halting_criterion, convergence_threshold)
-            case "ponder":
-                self.halting = halt.PonderHalting(d_model, max_reasoning_steps, target_steps, ponder_weight)
-            case _:
-                self.halting = halt.FixedHalting()
+        self.halting = halt.build_halting(
+            "none" if fixed_steps else halting,
+            criterion=halting_criterion,
+            threshold=convergence_threshold,
+            d_model=d_model,
+            max_steps=max_reasoning_steps,
+            target_steps=target_steps,
+            ponder_weight=ponder_weight,
+        )
         self.decoder = Decoder(d_model, num_decoder_layers, num_heads, 4 * d_model, dropout)
 
     @property

@@ -29,7 +29,7 @@ CONNECTIONS = ("dense", "core", "diag", "scalar", "linear")
 Mix = Callable[[Tensor], Tensor]
 
 
-def build_connection(connection: str, *, num_slots: int, d_model: int, bilinear_rank: int) -> Connection:
+def build_connection(connection: str, num_slots: int, d_model: int, bilinear_rank: int) -> Connection:
     """Return the pair maps of the named family; raises UsageError on an unknown name."""
     match connection:
         case "dense":

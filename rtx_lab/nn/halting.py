@@ -191,6 +191,28 @@ class PonderHalting(nn.Module):
         return readout_weight * expected_B + self.weight * (halting_BK * log_ratio_BK).sum(1)
 
 
+def build_halting(
+    halting: str,
+    *,
+    criterion: str,
+    threshold: float,
+    d_model: int,
+    max_steps: int,
+    target_steps: float,
+    ponder_weight: float,
+) -> FixedHalting | ThresholdHalting | PonderHalting:
+    """Return the named way to halt; raises UsageError on an unknown name."""
+    match halting:
+        case "none":
+            return FixedHalting()
+        case "threshold":
+            return ThresholdHalting(criterion, threshold)
+        case "ponder":
+            return PonderHalting(d_model, max_steps, target_steps, ponder_weight)
+        case _:
+            raise UsageError(f"model.halting must be one of {', '.join(HALTINGS)}, got {halting!r}")
+
+
 def geometric_rate(max_steps: int, target_steps: float) -> float:
     """The rate at which a geometric distribution that ends at `max_steps` has mean `target_steps` (bisection)."""
     target = min(max(target_steps, 1.0), max_steps)
