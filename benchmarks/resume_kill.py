@@ -39,6 +39,8 @@ def run(folder: Path, accumulation: int, workers: int, kill_at: int | None, plac
     from rtx_lab.core.checkpoint import Store
 
     multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, who cannot be pickled
+    if kill_at is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # orphaned workers complain when they find their parent gone
 
     class Dying(ToyTask):
         calls = 0

@@ -107,9 +107,7 @@ def _until_the_end(run: Training, show: Callable[[int, Record | None], None]) ->
         if not is_out_of_memory(error):
             raise
         forget(error)
-        reason = (
-            "the optimizer's state does not fit beside weights and gradients: use optim=adamw_8bit or a smaller model"
-        )
+        reason = "memory ran out beside the micro-batch (optimizer state, evaluation): try optim=adamw_8bit"
     return "out_of_memory", f"step {run.state.step + 1}: {reason}"
 
 
