@@ -1,4 +1,4 @@
-"""The composition root: build what a settled configuration names, train it for its budget, evaluate it, record the outcome."""
+"""The composition root: build what a settled configuration names, train it, evaluate it, record the outcome."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def run(config: DictConfig) -> dict[str, Any]:
     """
     settled = settle(config)
     leads = int(os.environ.get("RANK", "0")) == 0
-    place = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path("multirun", settled.directory)
+    place = (
+        Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path("multirun", settled.directory)
+    )
     directory = RunDir(place)
     try:
         with directory.lock() if leads else nullcontext():
@@ -91,9 +93,15 @@ def _attempt(settled: Settled, directory: RunDir) -> dict[str, Any]:
     """Do the work and turn every way to end into a result."""
     started = time.time()
     before = directory.read_result() or {}
-    result: dict[str, Any] = {"status": "failed", "reason": "", "signature": settled.signature, "phase": settled.run.phase}
+    result: dict[str, Any] = {
+        "status": "failed",
+        "reason": "",
+        "signature": settled.signature,
+        "phase": settled.run.phase,
+    }
+    stop = StopSignal()
     try:
-        with StopSignal() as stop:
+        with stop:
             result |= _execute(settled, directory, stop)
     except Stopped:
         result |= {"status": "interrupted", "reason": "stopped by a signal", "exit_code": exit_code(stop.signum)}

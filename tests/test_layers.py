@@ -11,7 +11,18 @@ LEVELS = {
     "loop": 5, "evaluate": 5, "preflight": 5, "run": 6, "sweep": 7, "commands": 7, "__main__": 7,
 }  # fmt: skip
 HYDRA = {"run", "sweep", "core.schema"}
-HEAVY = {"transformers", "peft", "bitsandbytes", "datasets", "wandb", "matplotlib", "optuna", "ray", "tensorboard", "scipy"}
+HEAVY = {
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "wandb",
+    "matplotlib",
+    "optuna",
+    "ray",
+    "tensorboard",
+    "scipy",
+}
 
 
 def _modules():

@@ -12,7 +12,7 @@ _PACKAGES = ("rtx-lab", "torch", "numpy", "hydra-core", "omegaconf", "transforme
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result may depend on; a package that is not installed is left out."""
+    """Versions of Python and of the packages that a result may depend on; absent packages are left out."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

@@ -25,7 +25,7 @@ UNSIGNED = frozenset({"tracking", "plan", "run_anyway", "inherit", "stages", "re
 """Top-level keys that do not change what a run computes."""
 
 _HELD: set[Path] = set()
-"""Runs that this process holds. POSIX drops a lock when *any* handle on its file is closed, so we never open ours again."""
+"""Runs that this process holds: POSIX drops a lock when *any* handle on its file is closed, so ours stays unopened."""
 
 UNSIGNED_NESTED = {
     "hardware": ("num_workers", "memory_gb", "power_w", "peak_tflops", "bandwidth_gb_s"),
@@ -198,7 +198,11 @@ class RunDir:
     def rewind_metrics(self, step: int) -> None:
         """Drop what was logged after `step`, so that a resumed run writes each step once."""
         if self.metrics_path.exists():
-            kept = [json.dumps(record, ensure_ascii=False) for record in self.read_metrics() if record.get("step", 0) <= step]
+            kept = [
+                json.dumps(record, ensure_ascii=False)
+                for record in self.read_metrics()
+                if record.get("step", 0) <= step
+            ]
             write_text(self.metrics_path, "".join(f"{line}\n" for line in kept))
 
     def write_predictions(self, records: list[dict[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """The fixed sections of the configuration as types, and the one way from a composed config to a settled one.
 
-`settle` turns what Hydra composed into what a run is identified by: every value concrete, every problem named. Imports no
-torch until `hardware=auto` has to look at the machine, so that `--help` stays light.
+`settle` turns what Hydra composed into what a run is identified by: every value concrete, every problem named. Imports
+no torch until `hardware=auto` has to look at the machine, so that `--help` stays light.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COMPONENTS = ("model", "dataset", "optim", "task")
 """Sections that name a Python target of ours and its arguments."""
 
 SEED_WIDTH, SEED_LR = 256, 1e-4
-"""Width of `bilinear_base` and the learning rate chosen for it; a narrower model learns at SEED_LR x (256 / d_model)^2."""
+"""Width of `bilinear_base` and its learning rate; a narrower model learns at SEED_LR x (SEED_WIDTH / d_model)^2."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,7 +44,9 @@ class Budget:
     gradient_checkpointing: bool = False
 
     def problems(self) -> list[str]:
-        found = [_positive(f"budget.{name}", getattr(self, name)) for name in ("global_batch", "log_every", "eval_every")]
+        found = [
+            _positive(f"budget.{name}", getattr(self, name)) for name in ("global_batch", "log_every", "eval_every")
+        ]
         found += [_positive(f"budget.{name}", getattr(self, name)) for name in ("keep_last", "patience")]
         found += [_positive("budget.eval_batch", self.eval_batch)]
         if self.checkpoint_every != "epoch":
@@ -200,7 +202,7 @@ _SCALARS = ("phase", "seed", "init_from", "resume_from", "plan", "run_anyway")
 
 def _plain(config: DictConfig | dict[str, Any], problems: list[str]) -> dict[str, Any]:
     if isinstance(config, DictConfig):
-        own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         try:
             plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
@@ -231,7 +233,7 @@ def _section(name: str, kind: type, plain: dict[str, Any], problems: list[str]) 
             problems.append(f"{prefix}{key}: {str(error).splitlines()[0]}")
     if len(problems) > before:
         return None
-    section = OmegaConf.to_object(node)
+    section: Any = OmegaConf.to_object(node)
     problems += section.problems() if name else []
     return section
 
@@ -249,7 +251,9 @@ def _fill_components(plain: dict[str, Any]) -> None:
 def _vocabulary_problems(plain: dict[str, Any]) -> list[str]:
     known, needed = plain["model"].get("vocab_size"), plain["dataset"].get("vocab_size")
     if isinstance(known, int) and isinstance(needed, int) and known < needed:
-        return [f"model.vocab_size={known} does not cover the {needed} entries of the dataset's tokenizer: leave it null"]
+        return [
+            f"model.vocab_size={known} does not cover the {needed} entries of the dataset's tokenizer: leave it null"
+        ]
     return []
 
 
@@ -268,7 +272,11 @@ def _fill(run: RunConfig) -> None:
         budget.micro_batch = _largest_divisor(budget.global_batch, 16 if width >= 512 else 32)
     if budget.eval_batch is None:
         budget.eval_batch = 64 if budget.micro_batch == "auto" else 2 * budget.micro_batch
-    if run.hardware.device == "auto" or None in (run.hardware.precision, run.hardware.num_threads, run.hardware.memory_gb):
+    if run.hardware.device == "auto" or None in (
+        run.hardware.precision,
+        run.hardware.num_threads,
+        run.hardware.memory_gb,
+    ):
         _look_at_machine(run.hardware)
     if run.init_from is not None:
         run.init_from = os.path.normpath(run.init_from)
@@ -303,7 +311,9 @@ def _positive(name: str, value: Any, what: str = "a positive integer") -> str | 
 def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> str | None:
     if value in allowed:
         return None
-    return f"{name} must be one of {', '.join(str(a) for a in allowed if a)}, got {value!r}{_nearest(str(value), list(allowed)) if isinstance(value, str) else ''}"
+    near = difflib.get_close_matches(str(value), [str(option) for option in allowed if option], n=1)
+    hint = f": did you mean {near[0]}?" if near else ""
+    return f"{name} must be one of {', '.join(str(option) for option in allowed if option)}, got {value!r}{hint}"
 
 
 def _largest_divisor(number: int, limit: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def diagnose(argv: list[str], error: Exception) -> list[str]:
 
 def _config_dir(argv: list[str]) -> Path:
     """The `conf/` beside the script, or where --config-dir and --config-path point."""
-    for flag, value in zip(argv, argv[1:], strict=False):
+    for flag, value in pairwise(argv):
         if flag in ("-cp", "--config-path"):
             return Path(value).resolve()
     return Path(sys.argv[0]).resolve().parent / "conf"

@@ -18,7 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rtx_lab.core.errors import RunError, UsageError
 
 _IS_LINE_A = hydra.__version__.startswith("1.3.")
-HYDRA_KEYWORDS: dict[str, Any] = {"version_base": "1.3"} if _IS_LINE_A else {"execution_whitelist": ("rtx_lab.*", "hydra_plugins.*")}
+HYDRA_KEYWORDS: dict[str, Any] = (
+    {"version_base": "1.3"} if _IS_LINE_A else {"execution_whitelist": ("rtx_lab.*", "hydra_plugins.*")}
+)
 """Hydra 1.3 asks for a version base; 1.4 for the targets that a config may name."""
 
 EXIT_CODES = {"done": 0, "refused": 2}
@@ -38,7 +40,7 @@ def run_job(config: DictConfig) -> float | None:
 
 
 def enter(main: Callable[[], Any]) -> int:
-    """Run a Hydra main and return the exit code: 0 done, 2 usage, 1 failed, 4 part of a sweep failed, 130/143 stopped."""
+    """Run a Hydra main and return the exit code: 0 done, 2 usage, 1 failed, 4 partly failed, 130/143 stopped."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own errors and exits before we can explain them
     try:
         main()

@@ -52,7 +52,9 @@ class Gate(Callback):
 def _write_back(config: DictConfig, settled: dict[str, Any]) -> None:
     with open_dict(config):
         for key, value in settled.items():
-            leaves = {f"{key}.{name}": leaf for name, leaf in value.items()} if isinstance(value, dict) else {key: value}
+            leaves = (
+                {f"{key}.{name}": leaf for name, leaf in value.items()} if isinstance(value, dict) else {key: value}
+            )
             for name, leaf in leaves.items():
                 OmegaConf.update(config, name, leaf, merge=False)
 

@@ -83,7 +83,7 @@ def expand(params: dict[str, Any], arguments: Sequence[str], context: HydraConte
 
 
 def plan_jobs(grid: list[tuple[str, ...]], *, context: HydraContext, master: DictConfig) -> list[Job]:
-    """Settle and examine every point of a grid; equal experiments become one job. Raises UsageError with all problems."""
+    """Settle and check every point of a grid; equal experiments become one job. Raises UsageError with all problems."""
     from rtx_lab.preflight import check_inputs, range_problems
 
     jobs: dict[str, Job] = {}

