@@ -12,6 +12,7 @@ from torch import nn
 from rtx_lab.core.device import Device
 from rtx_lab.core.memory import with_halving
 from rtx_lab.core.parallel import Ranks
+from rtx_lab.core.signals import Stopped
 from rtx_lab.core.types import Record, Task
 
 
@@ -33,6 +34,7 @@ def evaluate(
     model.eval()
     records: list[Record] = []
     limit: int | None = None
+    failure: Exception | None = None
     try:
         with torch.inference_mode(), device.autocast:
             for number, batch in enumerate(task.held_out(split)):
@@ -42,13 +44,18 @@ def evaluate(
                         lambda piece: task.score(model, device.move(piece), split), batch, limit, device.release
                     )
                     records += scored
-    finally:
-        model.train(was_training)
-    records = sorted(_gather(records, ranks), key=lambda record: record["row"])
+    except Exception as error:
+        failure = error
+    model.train(was_training)
+    records = sorted(_gather(records, failure, ranks), key=lambda record: record["row"])
     return task.summarise(records) | task.inspect(model), records
 
 
-def _gather(records: list[Record], ranks: Ranks) -> list[Record]:
+def _gather(records: list[Record], failure: Exception | None, ranks: Ranks) -> list[Record]:
+    """The records of all ranks; a failure of one is raised on every rank, or the others would wait for it for ever."""
+    failed = bool(ranks.max_host([float(failure is not None)])[0])
+    if failed:
+        raise failure or Stopped("another process stopped")
     if ranks.alone:
         return records
     shares: list[Any] = [None] * ranks.world_size

@@ -18,6 +18,7 @@ from torch import nn
 from rtx_lab import loop
 from rtx_lab.core import checkpoint, device, memory, parallel, record, telemetry
 from rtx_lab.core.components import bind
+from rtx_lab.core.credentials import read_env_file
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.core.progress import progress_bar
 from rtx_lab.core.rundir import RunDir, write_json, write_text
@@ -60,6 +61,7 @@ class Parts:
     model: nn.Module
     task: Any
     events: list[dict[str, Any]] = field(default_factory=list)
+    energy: telemetry.EnergyMeter = field(default_factory=telemetry.EnergyMeter)
 
 
 def run(config: DictConfig) -> dict[str, Any]:
@@ -73,12 +75,15 @@ def run(config: DictConfig) -> dict[str, Any]:
         Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path("multirun", settled.directory)
     )
     directory = RunDir(place)
+    if not leads:
+        logging.disable(logging.WARNING)  # rank 0 speaks for all
     try:
         with directory.lock() if leads else nullcontext():
             done = finished(settled, directory)
             if done is not None:
                 return done
-            write_text(directory.config_path, OmegaConf.to_yaml(OmegaConf.create(settled.config)))
+            if leads:
+                write_text(directory.config_path, OmegaConf.to_yaml(OmegaConf.create(settled.config)))
             result = _attempt(settled, directory)
             if leads:
                 write_json(directory.result_path, result)
@@ -121,7 +126,15 @@ def _attempt(settled: Settled, directory: RunDir) -> dict[str, Any]:
 
 
 def _execute(settled: Settled, directory: RunDir, stop: StopSignal) -> dict[str, Any]:
+    read_env_file()
     parts = build(settled.run)
+    try:
+        return _train_and_evaluate(settled, parts, directory, stop)
+    finally:
+        parallel.leave(parts.ranks)
+
+
+def _train_and_evaluate(settled: Settled, parts: Parts, directory: RunDir, stop: StopSignal) -> dict[str, Any]:
     run, task = settled.run, parts.task
     examined = examine(settled)
     if run.budget.micro_batch == "auto":
@@ -182,7 +195,8 @@ def build(run: RunConfig) -> Parts:
 def _find_micro_batch(parts: Parts, examined: Examination) -> None:
     share = parts.run.budget.global_batch // parts.ranks.world_size
     optimizer = float(examined.optimizer_bytes)
-    found = memory.fit_micro_batch(parts.model, parts.task, parts.device, max(1, share), optimizer)
+    own = memory.fit_micro_batch(parts.model, parts.task, parts.device, max(1, share), optimizer)
+    found = -int(parts.ranks.max_host([-own])[0])  # the same on every rank: the smallest
     parts.task.cut.micro_batch = found
     parts.events.append({"event": "micro_batch_found", "micro_batch": found})
     log.info("budget.micro_batch=auto: %d samples fit", found)
@@ -193,9 +207,8 @@ def _starting_point(parts: Parts, update: Any, store: checkpoint.Store) -> Train
     run = parts.run
     state = loop.resume(store, parts.model, update, parts.device)
     if state.step == 0 and run.resume_from is not None:
-        place = _newest_checkpoint(Path(run.resume_from))
-        state = loop.resume_from(place, parts.model, update, parts.device)
-        log.info("continuing from %s", place)
+        state = loop.resume_from(Path(run.resume_from), parts.model, update, parts.device)
+        log.info("continuing from %s at step %d", run.resume_from, state.step)
     elif state.step == 0 and run.init_from is not None:
         log.info("weights from %s", checkpoint.load_weights(parts.model, Path(run.init_from)))
     elif state.step:
@@ -204,15 +217,6 @@ def _starting_point(parts: Parts, update: Any, store: checkpoint.Store) -> Train
         if event.get("event") == "checkpoint_skipped":
             log.warning("passed over a damaged checkpoint: %s", event["reason"])
     return state
-
-
-def _newest_checkpoint(place: Path) -> Path:
-    """The checkpoint itself, or the newest whole one of a run; `checkpoint.find` would prefer the best."""
-    for folder in (place / "checkpoints", place):
-        found, _ = checkpoint.newest(folder)
-        if found is not None:
-            return found
-    return checkpoint.find(place)
 
 
 def _train(
@@ -231,6 +235,7 @@ def _train(
 
     def keep(line: dict[str, Any]) -> None:  # called on rank 0 alone
         line |= telemetry.gpu_metrics() if parts.device.is_cuda else {}
+        parts.energy.add(time.monotonic(), line.get("gpu_power_w"))
         directory.append_metrics(line)
         if tracker is not None:
             tracker.log(line)
@@ -265,6 +270,7 @@ def _describe(parts: Parts, examined: Examination, outcome: Outcome) -> dict[str
         "parameters": examined.parameters,
         "parents": [parent for parent in (parts.run.init_from, parts.run.resume_from) if parent],
         "peak_memory_gb": parts.device.peak_memory_gb(),
+        "energy_kwh": parts.energy.kwh,
         "digests": {"data": parts.dataset.digest(), "tokenizer": parts.dataset.tokenizer.digest},
         "events": parts.events + outcome.state.events,
     }

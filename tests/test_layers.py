@@ -8,7 +8,7 @@ import rtx_lab
 ROOT = Path(rtx_lab.__file__).parent
 LEVELS = {
     "core": 0, "nn": 1, "data": 1, "scoring": 1, "optim": 1, "tracking": 1, "models": 2, "inference": 3, "tasks": 4,
-    "loop": 5, "evaluate": 5, "preflight": 5, "run": 6, "sweep": 7, "commands": 7, "__main__": 7,
+    "loop": 5, "evaluate": 5, "preflight": 5, "reopen": 5, "run": 6, "sweep": 7, "commands": 7, "__main__": 7,
 }  # fmt: skip
 HYDRA = {"run", "sweep", "core.schema"}
 HEAVY = {

@@ -19,6 +19,7 @@ from torch import Tensor
 from rtx_lab.core.errors import UsageError
 
 GB = 2**30
+_STREAM_DRAWS = 1009
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -51,14 +52,19 @@ class Device:
         """Bring a host batch to the device without waiting for the copy (pinned host memory)."""
         return {name: value.to(self.torch_device, non_blocking=True) for name, value in batch.items()}
 
-    def seed(self, seed: int) -> None:
+    def seed(self, seed: int, stream: int = 0) -> None:
         """Seed the generators that a step draws from: host and, where used, this GPU.
+
+        Processes that train together take the same seed, which what belongs to a sample may depend on (its depth), and
+        different streams, so that their dropout masks differ.
 
         `torch.manual_seed` would visit every backend that torch knows: 100 microseconds a step instead of one.
         """
         torch.default_generator.manual_seed(seed)
         if self.is_cuda:
             torch.cuda.manual_seed(seed)
+        if stream:
+            torch.rand(stream * _STREAM_DRAWS, device=self.torch_device)
 
     def release(self) -> None:
         """Give cached blocks back after an out-of-memory, so that smaller ones can be cut from them."""

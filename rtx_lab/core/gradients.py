@@ -19,7 +19,7 @@ _logger = logging.getLogger(__name__)
 def compute(run: Training, step: int, batches: list[Batch], weight: float) -> Tensor:
     """Accumulate the gradients of a step's samples, in ever smaller pieces until they fit; return the summed loss."""
     while True:
-        run.device.seed(step_seed(run.seed, step, run.ranks.rank))
+        run.device.seed(step_seed(run.seed, step), stream=run.ranks.rank)
         metrics: list[dict[str, Tensor]] = []
         try:
             loss = _accumulate(run, batches, weight, metrics)
@@ -84,6 +84,6 @@ def drop(run: Training) -> None:
         param.grad = None
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of everything random in one optimizer step of one process: a hash, so that no two steps are related."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=7).digest(), "little")
+def step_seed(seed: int, step: int) -> int:
+    """Seed of everything random in one optimizer step, equal on all ranks: a hash, so that no two steps are related."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=7).digest(), "little")
