@@ -7,7 +7,6 @@ no torch until `hardware=auto` has to look at the machine, so that `--help` stay
 from __future__ import annotations
 
 import difflib
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -19,119 +18,13 @@ from omegaconf.errors import OmegaConfBaseException
 from rtx_lab.core.components import check_component
 from rtx_lab.core.errors import UsageError
 from rtx_lab.core.rundir import readable, signature
+from rtx_lab.core.sections import Budget, Generation, Hardware, Tracking
 
 COMPONENTS = ("model", "dataset", "optim", "task")
 """Sections that name a Python target of ours and its arguments."""
 
 SEED_WIDTH, SEED_LR = 256, 1e-4
 """Width of `bilinear_base` and its learning rate; a narrower model learns at SEED_LR x (SEED_WIDTH / d_model)^2."""
-
-
-@dataclass(kw_only=True, slots=True)
-class Budget:
-    """How much to train, in what pieces, and how often to look."""
-
-    global_batch: int = 64
-    micro_batch: Any = None  # a number, `auto`, or null: 32, and 16 from width 512 on
-    eval_batch: int | None = None  # null: twice the micro-batch
-    epochs: float | None = 20.0
-    steps: int | None = None  # optimizer steps; wins over epochs
-    log_every: int = 50
-    eval_every: int = 500
-    checkpoint_every: Any = 500  # steps, or `epoch`
-    patience: int = 5  # evaluations without a better monitor
-    keep_last: int = 3
-    gradient_checkpointing: bool = False
-
-    def problems(self) -> list[str]:
-        found = [
-            _positive(f"budget.{name}", getattr(self, name)) for name in ("global_batch", "log_every", "eval_every")
-        ]
-        found += [_positive(f"budget.{name}", getattr(self, name)) for name in ("keep_last", "patience")]
-        found += [_positive("budget.eval_batch", self.eval_batch)]
-        if self.checkpoint_every != "epoch":
-            found.append(_positive("budget.checkpoint_every", self.checkpoint_every, "a number of steps or `epoch`"))
-        if self.micro_batch != "auto":
-            found.append(_positive("budget.micro_batch", self.micro_batch, "a positive integer or `auto`"))
-        if self.epochs is None and self.steps is None:
-            found.append("budget.epochs and budget.steps are both null: give one of them")
-        if self.epochs is not None and not 0 < self.epochs < math.inf:
-            found.append(f"budget.epochs must be a positive number, got {self.epochs}")
-        if self.steps is not None and self.steps < 0:
-            found.append(f"budget.steps must be 0 (evaluate only) or more, got {self.steps}")
-        return [problem for problem in found if problem] or self._division()
-
-    def _division(self) -> list[str]:
-        micro = self.micro_batch
-        if micro in (None, "auto") or self.global_batch % micro == 0:
-            return []
-        near = _divisors_near(self.global_batch, micro)
-        return [f"budget.micro_batch={micro} does not divide budget.global_batch={self.global_batch}: use {near}"]
-
-
-@dataclass(kw_only=True, slots=True)
-class Hardware:
-    """The machine that a run is meant for. Nulls are filled by looking at this machine (`hardware=auto`)."""
-
-    name: str = "auto"
-    device: str = "auto"  # cpu | cuda | auto
-    memory_gb: float | None = None
-    precision: str | None = None  # fp32 | bf16 | fp16
-    compile: bool = False
-    num_workers: int | None = None
-    num_threads: int | None = None
-    deterministic: bool = False
-    power_w: float | None = None
-    peak_tflops: float | None = None
-    bandwidth_gb_s: float | None = None
-
-    def problems(self) -> list[str]:
-        found = [
-            _choice("hardware.device", self.device, ("cpu", "cuda", "auto")),
-            _choice("hardware.precision", self.precision, ("fp32", "bf16", "fp16", None)),
-            _positive("hardware.num_threads", self.num_threads),
-        ]
-        if self.num_workers is not None and not 0 <= self.num_workers <= 256:
-            found.append(f"hardware.num_workers must be 0 to 256, got {self.num_workers}")
-        for name in ("memory_gb", "power_w", "peak_tflops", "bandwidth_gb_s"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                found.append(f"hardware.{name} must be a positive number, got {value}")
-        return [problem for problem in found if problem]
-
-
-@dataclass(kw_only=True, slots=True)
-class Generation:
-    """How answers are written where no options are given."""
-
-    num_beams: int = 1
-    max_new_tokens: int | None = None  # null: the dataset's longest target
-    length_penalty: float = 1.0
-
-    def problems(self) -> list[str]:
-        found = [
-            _positive("generation.num_beams", self.num_beams),
-            _positive("generation.max_new_tokens", self.max_new_tokens),
-        ]
-        if not math.isfinite(self.length_penalty):
-            found.append(f"generation.length_penalty must be a finite number, got {self.length_penalty}")
-        return [problem for problem in found if problem]
-
-
-@dataclass(kw_only=True, slots=True)
-class Tracking:
-    """Where curves go besides metrics.jsonl. Never part of a run's identity."""
-
-    wandb: str = "off"  # off | offline | online
-    tensorboard: bool = True
-    project: str = "rtx_lab"
-    entity: str | None = None
-    group: str | None = None
-    tags: list[str] = field(default_factory=list)
-
-    def problems(self) -> list[str]:
-        problem = _choice("tracking.wandb", self.wandb, ("off", "offline", "online"))
-        return [problem] if problem else []
 
 
 @dataclass(kw_only=True, slots=True)
@@ -302,29 +195,8 @@ def _nearest(key: str, names: list[Any], prefix: str = "") -> str:
     return f": did you mean `{prefix}{match[0]}`?" if match else f"; known: {', '.join(str(name) for name in names)}"
 
 
-def _positive(name: str, value: Any, what: str = "a positive integer") -> str | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-        return None
-    return f"{name} must be {what}, got {value!r}"
-
-
-def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> str | None:
-    if value in allowed:
-        return None
-    near = difflib.get_close_matches(str(value), [str(option) for option in allowed if option], n=1)
-    hint = f": did you mean {near[0]}?" if near else ""
-    return f"{name} must be one of {', '.join(str(option) for option in allowed if option)}, got {value!r}{hint}"
-
-
 def _largest_divisor(number: int, limit: int) -> int:
     return max(d for d in range(1, min(number, limit) + 1) if number % d == 0)
-
-
-def _divisors_near(number: int, wanted: int) -> str:
-    divisors = [d for d in range(1, number + 1) if number % d == 0]
-    below = [d for d in divisors if d < wanted][-1:]
-    above = [d for d in divisors if d > wanted][:1]
-    return " or ".join(str(d) for d in below + above)
 
 
 def run_dir(_root_: DictConfig) -> str:
