@@ -1,0 +1,94 @@
+"""Golden runs: the first ten losses of the real data, model, task and loop, in float64 on a CPU, kept as text.
+
+A change of one of these numbers is a change of the experiment: it has to be meant, and explained in the commit.
+Write them anew with `python tests/test_golden.py`.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+SMALL = (
+    *("hardware=cpu", "hardware.num_threads=1", "budget.global_batch=16", "budget.micro_batch=8", "optim.lr=3e-3"),
+    *("dataset.num_train=256", "dataset.num_validation=16", "dataset.num_test=16"),
+    *("model.d_model=16", "model.num_slots=8", "model.bilinear_rank=4", "model.num_heads=2", "model.dropout=0"),
+)
+RUNS = {
+    "main": ("phase=main", "budget.steps=10"),
+    "main_arithmetic": ("phase=main", "budget.steps=10", "dataset=arithmetic"),
+    "main_ponder": ("phase=main", "budget.steps=10", "model.halting=ponder"),
+    "main_fixed_steps": ("phase=main", "budget.steps=10", "model.fixed_steps=2", "model.slots=learned"),
+    "main_dense": ("phase=main", "budget.steps=10", "model.connection=dense"),
+    "main_core": ("phase=main", "budget.steps=10", "model.connection=core", "model.step_norm=per_step"),
+    "main_linear": ("phase=main", "budget.steps=10", "model=linear"),
+    "main_transformer_baseline": ("phase=main", "budget.steps=10", "model=transformer_baseline"),
+    "smoke": ("phase=smoke",),
+}
+
+
+def losses(overrides: tuple[str, ...]) -> list[float]:
+    """The loss of every step of a run that logs every step and evaluates nothing."""
+    from rtx_lab.core.components import bind
+    from rtx_lab.core.schema import settle
+    from rtx_lab.core.training import Plan
+    from rtx_lab.loop import fit
+    from rtx_lab.run import build
+
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config", overrides=[*SMALL, *overrides, "budget.log_every=1"], return_hydra_config=True)
+    parts = build(settle(config).run)
+    model, steps = parts.model.double(), parts.run.budget.steps
+    update = bind(parts.run.optim)(model, steps)
+    plan = Plan(steps=steps, log_every=1, eval_every=steps + 1)
+    lines = []
+    score = {parts.task.monitor: 0.0}
+    outcome = fit(
+        model, parts.task, update, plan, parts.device, seed=parts.run.seed, log=lines.append, evaluate=lambda: score
+    )
+    assert outcome.status == "done", outcome.reason
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.fixture
+def threads():
+    """`hardware.num_threads` holds for the process; the tests after this one shall not notice."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_losses_are_those_on_record(name, threads):
+    rows = [line.split() for line in (GOLDEN / f"{name}.txt").read_text().splitlines()]
+    found = losses(RUNS[name])
+    assert [int(step) for step, _ in rows] == list(range(1, len(found) + 1))
+    assert found == pytest.approx([float(loss) for _, loss in rows], rel=1e-9, abs=0)
+
+
+def test_every_phase_has_its_record():
+    phases = {path.stem for path in (ROOT / "conf" / "phase").glob("*.yaml")}
+    assert {overrides[0].removeprefix("phase=") for overrides in RUNS.values()} == phases
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(RUNS)
+
+
+def write_anew() -> None:
+    """Replace every record by what this version computes."""
+    GOLDEN.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["RTX_LAB_CACHE"] = cache
+        for name, overrides in RUNS.items():
+            rows = [f"{step} {loss!r}\n" for step, loss in enumerate(losses(overrides), start=1)]
+            (GOLDEN / f"{name}.txt").write_text("".join(rows))
+            print(name, rows[-1].strip())
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    write_anew()
