@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from rtx_lab.core.components import check_component
 from rtx_lab.core.errors import UsageError
 from rtx_lab.core.schema import COMPONENTS, settle
+from rtx_lab.sweep.door import COMPOSE_KEYWORDS
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ("model", "dataset", "hardware", "optim", "phase")
@@ -19,7 +20,7 @@ GROUPS = ("model", "dataset", "hardware", "optim", "phase")
 
 @pytest.fixture
 def composed():
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+    with initialize_config_dir(config_dir=str(CONF), **COMPOSE_KEYWORDS):
         yield lambda *overrides: compose("config", overrides=list(overrides), return_hydra_config=True)
 
 

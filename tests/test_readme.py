@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rtx_lab.__main__ import COMMANDS
 from rtx_lab.core.schema import settle
+from rtx_lab.sweep.door import COMPOSE_KEYWORDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "README.ko.md")
@@ -35,9 +36,11 @@ def _commands(page):
 def _settles(overrides):
     points = [[]]
     for override in OverridesParser.create().parse_overrides(overrides):
-        values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.get_value_string()]
+        values = (
+            list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.get_value_string()]
+        )
         points = [[*point, f"{override.key_or_group}={value}"] for point in points for value in values]
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), **COMPOSE_KEYWORDS):
         return [settle(compose("config", overrides=point)) for point in points]
 
 
@@ -62,7 +65,9 @@ def test_every_other_command_exists(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_remedy_is_an_override_that_settles(page):
-    rows = [line for line in _text(page).splitlines() if line.startswith("|") and re.search(r"`[\w.]+=[^`]+` \|$", line)]
+    rows = [
+        line for line in _text(page).splitlines() if line.startswith("|") and re.search(r"`[\w.]+=[^`]+` \|$", line)
+    ]
     remedies = [re.findall(r"`([\w./]+=[^`]+)`", row)[-1] for row in rows]
     assert len(remedies) >= 14
     for remedy in remedies:

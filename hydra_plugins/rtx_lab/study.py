@@ -32,6 +32,8 @@ class StudySweeper(Sweeper):
         return sweep(self.params, arguments, context=self.context, task_function=self.task_function, master=self.master)
 
 
-OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
+# OmegaConf 2.4 gave the function another name
+_register = getattr(OmegaConf, "register_resolver", OmegaConf.register_new_resolver)
+_register("run_dir", run_dir, replace=True)
 ConfigStore.instance().store(name="run_schema", node=RunConfig, provider="rtx_lab")
 ConfigStore.instance().store(group="hydra/sweeper", name="study", node=StudySweeperConf, provider="rtx_lab")

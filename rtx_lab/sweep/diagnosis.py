@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from rtx_lab.sweep.door import COMPOSE_KEYWORDS
 from rtx_lab.sweep.synonyms import SYNONYMS
 
 _VALUE_FLAGS = {"-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-e"}
@@ -27,7 +28,7 @@ def diagnose(argv: list[str], error: Exception) -> list[str]:
     problems: list[str] = []
     overrides = list(_parse(argv, problems))
     GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(_config_dir(argv)), version_base="1.3"):
+    with initialize_config_dir(config_dir=str(_config_dir(argv)), **COMPOSE_KEYWORDS):
         loader = GlobalHydra.instance().config_loader()
         groups = {name: loader.get_group_options(name) for name in loader.list_groups("") if name != "hydra"}
         good = [o for o in overrides if o.key_or_group in groups and not _check_group(o, groups, problems)]

@@ -17,11 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rtx_lab.core.errors import RunError, UsageError
 
-_IS_LINE_A = hydra.__version__.startswith("1.3.")
+_IS_1_3 = hydra.__version__.startswith("1.3.")
+COMPOSE_KEYWORDS: dict[str, Any] = {"version_base": "1.3"} if _IS_1_3 else {}
+"""Hydra 1.3 asks which defaults are meant; 1.4 has one set of them."""
 HYDRA_KEYWORDS: dict[str, Any] = (
-    {"version_base": "1.3"} if _IS_LINE_A else {"execution_whitelist": ("rtx_lab.*", "hydra_plugins.*")}
+    COMPOSE_KEYWORDS if _IS_1_3 else {"execution_whitelist": ("rtx_lab.*", "hydra_plugins.*")}
 )
-"""Hydra 1.3 asks for a version base; 1.4 for the targets that a config may name."""
+"""Hydra 1.4 also wants to know which targets a configuration may name."""
 
 EXIT_CODES = {"done": 0, "refused": 2}
 """Exit code of a terminal status; an interrupted run names its own, everything else is 1."""
