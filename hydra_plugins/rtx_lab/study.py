@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import omegaconf
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -32,8 +33,8 @@ class StudySweeper(Sweeper):
         return sweep(self.params, arguments, context=self.context, task_function=self.task_function, master=self.master)
 
 
-# OmegaConf 2.4 gave the function another name
-_register = getattr(OmegaConf, "register_resolver", OmegaConf.register_new_resolver)
+# OmegaConf 2.4 gave the function another name, which 2.3 has for an older function without `replace`
+_register = getattr(OmegaConf, "register_new_resolver" if omegaconf.__version__ < "2.4" else "register_resolver")
 _register("run_dir", run_dir, replace=True)
 ConfigStore.instance().store(name="run_schema", node=RunConfig, provider="rtx_lab")
 ConfigStore.instance().store(group="hydra/sweeper", name="study", node=StudySweeperConf, provider="rtx_lab")
