@@ -40,11 +40,17 @@ def losses(overrides: tuple[str, ...]) -> list[float]:
     from rtx_lab.core.training import Plan
     from rtx_lab.loop import fit
     from rtx_lab.run import build
+    from rtx_lab.sweep.door import COMPOSE_KEYWORDS
 
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), **COMPOSE_KEYWORDS):
         config = compose("config", overrides=[*SMALL, *overrides, "budget.log_every=1"], return_hydra_config=True)
-    parts = build(settle(config).run)
-    model, steps = parts.model.double(), parts.run.budget.steps
+    torch.set_default_dtype(torch.float64)  # weights drawn in float32 would differ in their last bits between CPUs
+    try:
+        parts = build(settle(config).run)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    model, steps = parts.model, parts.run.budget.steps
+    assert all(parameter.dtype == torch.float64 for parameter in model.parameters())
     update = bind(parts.run.optim)(model, steps)
     plan = Plan(steps=steps, log_every=1, eval_every=steps + 1)
     lines = []

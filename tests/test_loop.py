@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,16 +111,27 @@ def test_nothing_to_train_is_done():
     assert (outcome.status, outcome.reason, records) == ("done", "trained 0 steps", [])
 
 
-def test_waiting_for_data_is_counted():
+def test_waiting_for_data_is_counted(monkeypatch):
+    now = 0.0
+
+    def clock():
+        nonlocal now
+        now += 0.001
+        return now
+
     class Slow(ToyTask):
         def batches(self, model, start, stop):
+            nonlocal now
             for batches in super().batches(model, start, stop):
-                torch.zeros(400, 400).exp_().sum().item()
+                now += 3.0
                 yield batches
 
+    monkeypatch.setattr(time, "perf_counter", clock)
     _, fast, _ = train()
-    _, slow, _ = train(Slow())
-    assert 0 < fast.data_wait < slow.data_wait < 1
+    _, slow, records = train(Slow())
+    assert 0 < fast.data_wait < 0.5
+    assert slow.data_wait > 0.99
+    assert all(record["data_wait"] > 0.99 for record in records if "data_wait" in record)
 
 
 def test_step_seeds_differ():
