@@ -135,6 +135,23 @@ def test_out_of_memory_half_way_through_a_backward_pass_counts_nothing_twice(tmp
     assert len(outcome.state.events) == 1  # the size in force is remembered across the resume
 
 
+def test_what_the_pieces_before_a_failure_added_is_dropped():
+    class SecondFails(ToyTask):
+        calls = 0
+
+        def loss(self, model, batch):
+            self.calls += 1
+            if len(batch["labels"]) > 2 and self.calls % 3 == 2:
+                raise RuntimeError(self.message)
+            return super().loss(model, batch)
+
+    model, outcome, records = train(SecondFails(micro_batch=4))
+    twin, _, lines = train(ToyTask(micro_batch=2))
+    assert outcome.state.micro_batch == 2
+    assert digest(model) == digest(twin)
+    assert series(records) == series(lines)
+
+
 class _OutOfMemoryBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx, loss, fails):

@@ -122,6 +122,17 @@ def test_the_place_of_an_option_changes_nothing_but_its_number(monkeypatch):
     assert [3 - record["choice"] for record in before] == [record["choice"] for record in after]
 
 
+def test_an_option_is_chosen_by_the_sum_over_its_tokens(monkeypatch):
+    dataset = reasoning(**ROWS)
+    task, model = task_of(dataset), model_of(dataset).eval()
+    batch = next(task.held_out("test"))
+    total, mean = torch.zeros(2, *batch["option_mask"].shape).double()
+    total[:, 1], mean[:, 2] = 1.0, 1.0
+    monkeypatch.setattr(answer, "rank_options", lambda *_: (total, mean))
+    with torch.inference_mode():
+        assert {record["choice"] for record in task.score(model, batch, "test")} == {1}
+
+
 def test_records_say_what_was_measured():
     dataset = reasoning(**ROWS)
     task, model = task_of(dataset), model_of(dataset).eval()
