@@ -43,6 +43,7 @@ class Cut:
     seed: int
     global_batch: int
     micro_batch: int
+    micro_tokens: int | None
     eval_batch: int
     num_workers: int
     pin_memory: bool
@@ -179,6 +180,7 @@ def build(run: RunConfig) -> Parts:
         seed=run.seed,
         global_batch=budget.global_batch,
         micro_batch=budget.global_batch if budget.micro_batch == "auto" else budget.micro_batch,
+        micro_tokens=budget.micro_tokens,
         eval_batch=budget.eval_batch or budget.global_batch,
         num_workers=run.hardware.num_workers or 0,
         pin_memory=place.is_cuda,

@@ -162,7 +162,8 @@ def _fill(run: RunConfig) -> None:
     if budget.steps is not None:
         budget.epochs = None
     if budget.micro_batch is None:
-        budget.micro_batch = _largest_divisor(budget.global_batch, 16 if width >= 512 else 32)
+        limit = budget.global_batch if budget.micro_tokens else 16 if width >= 512 else 32
+        budget.micro_batch = _largest_divisor(budget.global_batch, limit)
     if budget.eval_batch is None:
         budget.eval_batch = 64 if budget.micro_batch == "auto" else 2 * budget.micro_batch
     if run.hardware.device == "auto" or None in (

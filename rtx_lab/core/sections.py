@@ -14,6 +14,7 @@ class Budget:
 
     global_batch: int = 64
     micro_batch: Any = None  # a number, `auto`, or null: 32, and 16 from width 512 on
+    micro_tokens: int | None = None  # most tokens of a micro-batch, padding included; a limit beside micro_batch
     eval_batch: int | None = None  # null: twice the micro-batch
     epochs: float | None = 20.0
     steps: int | None = None  # optimizer steps; wins over epochs
@@ -29,7 +30,7 @@ class Budget:
             _positive(f"budget.{name}", getattr(self, name)) for name in ("global_batch", "log_every", "eval_every")
         ]
         found += [_positive(f"budget.{name}", getattr(self, name)) for name in ("keep_last", "patience")]
-        found += [_positive("budget.eval_batch", self.eval_batch)]
+        found += [_positive(f"budget.{name}", getattr(self, name)) for name in ("eval_batch", "micro_tokens")]
         if self.checkpoint_every != "epoch":
             found.append(_positive("budget.checkpoint_every", self.checkpoint_every, "a number of steps or `epoch`"))
         if self.micro_batch != "auto":

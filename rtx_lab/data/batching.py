@@ -71,15 +71,30 @@ def by_length(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def cut(
-    indices: np.ndarray, lengths: np.ndarray, *, micro_batch: int, rank: int = 0, world_size: int = 1
+    indices: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    micro_batch: int,
+    micro_tokens: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> list[np.ndarray]:
     """This rank's micro-batches of a step: neighbours in length, the same number on every rank.
 
-    The micro-batches of all ranks together are the same for every `world_size`; a rank without a share at the end gets
-    one sample of weight zero (row -1).
+    A micro-batch holds at most `micro_batch` samples and, padded to its longest, at most `micro_tokens` tokens (a
+    longer sample stands alone). The micro-batches of all ranks together are the same for every `world_size`; a rank
+    without a share at the end gets one sample of weight zero (row -1).
     """
     rows = by_length(np.asarray(indices), lengths)
-    pieces = [rows[start : start + micro_batch] for start in range(0, len(rows), micro_batch)]
+    pieces: list[np.ndarray] = []
+    start = 0
+    while start < len(rows):
+        stop = min(start + micro_batch, len(rows))
+        if micro_tokens is not None:
+            padded = lengths[rows[start:stop]] * np.arange(1, stop - start + 1)
+            stop = start + max(1, int(np.searchsorted(padded, micro_tokens, side="right")))
+        pieces.append(rows[start:stop])
+        start = stop
     mine = pieces[rank::world_size]
     missing = -(-len(pieces) // world_size) - len(mine)
     return mine + [np.array([NOBODY])] * missing

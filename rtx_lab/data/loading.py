@@ -18,17 +18,27 @@ class StepDataset(Dataset[list[Batch]]):
     """Optimizer steps by number: item s is this rank's micro-batches of step s (the first is 1)."""
 
     def __init__(
-        self, split: Split, *, seed: int, global_batch: int, micro_batch: int, rank: int = 0, world_size: int = 1
+        self,
+        split: Split,
+        *,
+        seed: int,
+        global_batch: int,
+        micro_batch: int,
+        micro_tokens: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.split = split
         self.plan = StepPlan(split.lengths, seed=seed, global_batch=global_batch)
-        self.micro_batch, self.rank, self.world_size = micro_batch, rank, world_size
+        self.micro_batch, self.micro_tokens = micro_batch, micro_tokens
+        self.rank, self.world_size = rank, world_size
 
     def __getitem__(self, step: int) -> list[Batch]:
         pieces = cut(
             self.plan.indices(step),
             self.split.lengths,
             micro_batch=self.micro_batch,
+            micro_tokens=self.micro_tokens,
             rank=self.rank,
             world_size=self.world_size,
         )

@@ -34,6 +34,7 @@ class Cut(Protocol):
     seed: int
     global_batch: int
     micro_batch: int
+    micro_tokens: int | None
     eval_batch: int
     num_workers: int
     pin_memory: bool
@@ -69,6 +70,7 @@ class AnswerTask:
                 seed=cut.seed,
                 global_batch=cut.global_batch,
                 micro_batch=cut.micro_batch,
+                micro_tokens=cut.micro_tokens,
                 rank=cut.rank,
                 world_size=cut.world_size,
             )

@@ -1,4 +1,5 @@
 import itertools
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -93,6 +94,20 @@ def test_impossible_plans_and_steps_are_refused():
     with pytest.raises(ValueError, match="from 1"):
         StepPlan(lengths_of(4), seed=0, global_batch=2).indices(0)
     assert [steps_per_epoch(num, 64) for num in (1, 64, 65)] == [1, 1, 2]
+
+
+def test_micro_tokens_limit_what_a_micro_batch_holds_with_its_padding():
+    lengths = np.random.default_rng(1).integers(1, 50, 64)
+    lengths[7] = 400
+    rows = np.arange(64)
+    pieces = cut(rows, lengths, micro_batch=16, micro_tokens=200)
+    assert sorted(np.concatenate(pieces)) == list(rows)
+    assert all(len(piece) <= 16 for piece in pieces)
+    assert all(len(piece) * lengths[piece].max() <= 200 or len(piece) == 1 for piece in pieces)
+    assert [7] in [list(piece) for piece in pieces]
+    assert all(len(a) == 16 or (len(a) + 1) * lengths[b[0]] > 200 for a, b in pairwise(pieces)), (
+        "pieces are as large as allowed"
+    )
 
 
 def test_padding_stays_below_eight_percent_on_spread_lengths():
