@@ -34,7 +34,9 @@ class StudySweeper(Sweeper):
 
 
 # OmegaConf 2.4 gave the function another name, which 2.3 has for an older function without `replace`
-_register = getattr(OmegaConf, "register_new_resolver" if omegaconf.__version__ < "2.4" else "register_resolver")
+_register = getattr(
+    OmegaConf, "register_new_resolver" if omegaconf.__version__.startswith("2.3.") else "register_resolver"
+)
 _register("run_dir", run_dir, replace=True)
 ConfigStore.instance().store(name="run_schema", node=RunConfig, provider="rtx_lab")
 ConfigStore.instance().store(group="hydra/sweeper", name="study", node=StudySweeperConf, provider="rtx_lab")
