@@ -104,6 +104,22 @@ def test_ponder_is_a_distribution_that_decides():
     evaluated = model.eval().encode(source, mask)
     halted = evaluated.halting.cumsum(1).gather(1, evaluated.steps[:, None] - 1)
     assert ((halted > 0.5) | (evaluated.steps[:, None] == 5)).all()
+    before = halted - evaluated.halting.gather(1, evaluated.steps[:, None] - 1)
+    assert (before <= 0.5).all(), "not a step later than that"
+
+
+def test_ponder_pays_for_its_readouts_and_for_leaving_the_prior():
+    model = model_of(halting="ponder", readout_weight=0.5, ponder_weight=0.25, reasoning_cost_weight=0).double()
+    source, mask, _, labels = batch_of()
+    memory = model.encode(source, mask)
+    prior = model.halting.prior
+    nll_BK = -torch.stack([memory.log_probs[step, torch.arange(B), labels[:, 0]] for step in range(1, 6)], dim=1)
+    divergence = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(memory.halting), torch.distributions.Categorical(prior.expand(B, -1))
+    )
+    expected = 0.5 * (memory.halting * nll_BK).sum(1) + 0.25 * divergence
+    torch.testing.assert_close(model.auxiliary(memory, labels), expected, rtol=1e-6, atol=0)
+    assert (divergence > 1e-6).all()
 
 
 def test_auxiliary_supervises_only_real_samples_and_only_training():

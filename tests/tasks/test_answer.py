@@ -25,7 +25,15 @@ def cache(tmp_path_factory, monkeypatch):
 
 def task_of(dataset, num_beams=1):
     cut = SimpleNamespace(
-        seed=3, global_batch=16, micro_batch=8, eval_batch=16, num_workers=0, pin_memory=False, rank=0, world_size=1
+        seed=3,
+        global_batch=16,
+        micro_batch=8,
+        eval_batch=16,
+        num_workers=0,
+        pin_memory=False,
+        rank=0,
+        world_size=1,
+        micro_tokens=None,
     )
     generation = SimpleNamespace(num_beams=num_beams, max_new_tokens=6, length_penalty=1.0)
     return AnswerTask(dataset=dataset, cut=cut, generation=generation)
