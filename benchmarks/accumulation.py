@@ -8,6 +8,7 @@ loops compute. Bar: relative norm of the difference to 64x1 at most 1e-6.
 from __future__ import annotations
 
 import argparse
+import os
 from types import SimpleNamespace
 
 import torch
@@ -104,6 +105,7 @@ def main() -> None:
             for column, way in enumerate((ours, mean_of_means)):
                 difference = (way(model, cut(batch, size)) - whole).norm() / whole.norm()
                 worst[size][column] = max(worst[size][column], difference.item())
+    print(f"{SAMPLES} samples, fp32; {os.cpu_count()} cores, 1 thread, torch {torch.__version__}\n")
     print("batch x accum.  this loop   mean of means   (worst relative difference of the gradient to 64 x 1)")
     for size, (mine, theirs) in worst.items():
         print(f"{size:6d} x {SAMPLES // size:<4d} {mine:12.1e} {theirs:15.1e}")

@@ -52,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Share of real tokens in padded batches.")
     parser.add_argument("--batch", type=int, default=32)
     batch = parser.parse_args().batch
+    print(f"{os.cpu_count()} cores, numpy {np.__version__}; nothing here depends on the machine\n")
     for name, dataset in datasets():
         split = dataset.split("train")
         sources, targets = split.source_lengths, split.target_lengths + 1

@@ -8,8 +8,10 @@ restored bit for bit. Bar: all found, all fallen back. The time of a whole check
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,9 +19,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rtx_lab import optim
-from rtx_lab.core import checkpoint
-from rtx_lab.core.checkpoint import Store
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests" / "reference")]
+
+from damage import damage  # noqa: E402
+
+from rtx_lab import optim  # noqa: E402
+from rtx_lab.core import checkpoint  # noqa: E402
+from rtx_lab.core.checkpoint import Store  # noqa: E402
 
 
 def make(folder: Path) -> dict[int, list[torch.Tensor]]:
@@ -35,18 +41,6 @@ def make(folder: Path) -> dict[int, list[torch.Tensor]]:
         checkpoint.save(Store(folder=folder), {"step": step, "best": None}, model, update.optimizer)
         weights[step] = [tensor.clone() for tensor in model.state_dict().values()]
     return weights
-
-
-def damage(path: Path, rng: random.Random) -> str:
-    raw = bytearray(path.read_bytes())
-    if rng.random() < 0.5:
-        cut = rng.randrange(len(raw))
-        path.write_bytes(raw[:cut])
-        return f"{path.name} cut at byte {cut}"
-    bit = rng.randrange(8 * len(raw))
-    raw[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(raw)
-    return f"{path.name} bit {bit} flipped"
 
 
 def one_round(folder: Path, weights: dict[int, list[torch.Tensor]], rng: random.Random) -> list[str]:
@@ -86,6 +80,7 @@ def main() -> None:
     try:
         weights = make(folder)
         wrong = [problem for _ in range(rounds) for problem in one_round(folder, weights, rng)]
+        print(f"three checkpoints of a small model; {os.cpu_count()} cores, torch {torch.__version__}\n")
         print(f"{rounds - len(wrong)} of {rounds} damages found and fallen back from")
         for problem in wrong[:10]:
             print("  missed:", problem)

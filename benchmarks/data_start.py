@@ -68,8 +68,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RTX_LAB_CACHE"] = folder
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-        import datasets  # noqa: F401  (its import time is not counted)
-        import torch  # noqa: F401
+        import datasets  # its import time is not counted
+        import torch
 
         texts = f"{folder}/texts.jsonl"
         write_texts(texts)
@@ -77,6 +77,7 @@ def main() -> None:
         second = min(timed(ours)[0] for _ in range(3))
         map_first, _ = timed(lambda: theirs(texts))
         map_second = min(timed(lambda: theirs(texts))[0] for _ in range(3))
+    print(f"{os.cpu_count()} cores, torch {torch.__version__}, datasets {datasets.__version__}")
     print(f"{ROWS} rows, batch {BATCH}; rtx_lab also makes the rows at its first start, datasets reads them from JSON")
     print(f"rtx_lab       first start {first:6.2f} s   second start {second:6.3f} s   (bar 2 s)")
     print(f"datasets.map  first start {map_first:6.2f} s   second start {map_second:6.3f} s")

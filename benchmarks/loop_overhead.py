@@ -143,6 +143,7 @@ def main() -> None:
     for _ in range(rounds):
         for name, run in loops.items():
             times[name].append(run(batches) / len(batches) * 1e6)
+    print(f"{WIDTH} wide, batch {BATCH}; {os.cpu_count()} cores, 1 thread, torch {torch.__version__}\n")
     for name, line in times.items():
         print(f"{name:8s} best {min(line):7.1f} us/step, median {statistics.median(line):7.1f}")
     for name, bar in (("bare", 1.10), ("trainer", 0.50)):

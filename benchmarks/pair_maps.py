@@ -71,7 +71,9 @@ def main() -> None:
     exact = DenseConnection(num_slots, d_model, rank).double()
     h_BND = torch.randn(batch, num_slots, d_model, dtype=torch.float64)
     ours = unpacked_gradients(exact, train_once(exact, h_BND))
-    print(f"N={num_slots} D={d_model} r={rank} B={batch}, {torch.get_num_threads()} threads\n")
+    print(
+        f"N={num_slots} D={d_model} r={rank} B={batch}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
+    )
     print("| fp64, largest difference from | forward | gradient of state | of S | of T |\n|---|---|---|---|---|")
     for name, influence in (("Python loop", influence_by_loops), ("einsum", influence_by_einsum)):
         theirs = train_once(Unpacked(exact, influence), h_BND)

@@ -59,7 +59,7 @@ def main() -> None:
                     action(h_BND)
                 if repeat:  # the first round warms up
                     times[name].append((time.perf_counter() - start) / inner)
-    print(f"{sizes}, B={options.batch}, fp32 forward, {torch.get_num_threads()} threads\n")
+    print(f"{sizes}, B={options.batch}, fp32 forward, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print("| form | ms, median | lowest | faster than dense einsum, by medians | by lowest |\n|---|---|---|---|---|")
     naive = times["dense, einsum"]
     for name, values in times.items():

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
@@ -34,29 +35,13 @@ def die() -> None:
 
 def run(folder: Path, accumulation: int, workers: int, kill_at: int | None, place: str) -> None:
     """Train the toy in this process, going on where the folder left off; die where told."""
-    from toy_training import ToyModel, ToyTask, digest, train
+    from toy_training import ToyModel, digest, train
 
     from rtx_lab.core.checkpoint import Store
 
     multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, who cannot be pickled
     if kill_at is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # orphaned workers complain when they find their parent gone
-
-    class Dying(ToyTask):
-        calls = 0
-
-        def loss(self, model, batch):
-            self.calls += 1
-            if place == "forward" and self.calls == ((kill_at or 0) - 1) * accumulation + 1:
-                die()
-            return super().loss(model, batch)
-
-    fsync = os.fsync
-
-    def deadly_fsync(handle: int) -> None:
-        fsync(handle)
-        die()
-
     with (folder / "metrics.jsonl").open("a") as lines:
 
         def show(step, record):
@@ -65,15 +50,41 @@ def run(folder: Path, accumulation: int, workers: int, kill_at: int | None, plac
             if step == kill_at and place == "line":
                 die()
             if place == "write" and kill_at is not None and step >= kill_at:
-                os.fsync = deadly_fsync  # the next checkpoint is never finished
+                die_at_fsync()  # the next checkpoint is never finished
 
-        task = Dying(micro_batch=GLOBAL_BATCH // accumulation, workers=workers)
+        task = dying_task((kill_at or 0) if place == "forward" else 0, accumulation, workers)
         store = Store(folder=folder / "checkpoints")
         plan = {"checkpoint_every": CHECKPOINT_EVERY}
         model, outcome, _ = train(task, ToyModel(), steps=STEPS, store=store, show=show, plan=plan)
     assert outcome.status == "done"
     (folder / "digest").write_text(digest(model))
     os._exit(0)  # without the clean-up of a server that is not this process's own
+
+
+def dying_task(kill_at: int, accumulation: int, workers: int):
+    """The toy task, dying in the first forward pass of a step (0: of none)."""
+    from toy_training import ToyTask
+
+    class Dying(ToyTask):
+        calls = 0
+
+        def loss(self, model, batch):
+            self.calls += 1
+            if self.calls == (kill_at - 1) * accumulation + 1:
+                die()
+            return super().loss(model, batch)
+
+    return Dying(micro_batch=GLOBAL_BATCH // accumulation, workers=workers)
+
+
+def die_at_fsync() -> None:
+    fsync = os.fsync
+
+    def deadly_fsync(handle: int) -> None:
+        fsync(handle)
+        die()
+
+    os.fsync = deadly_fsync
 
 
 def series(folder: Path) -> dict[int, tuple[float, float]]:
@@ -121,6 +132,7 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(PATHS)  # the server does not see our sys.path
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["toy_training", "torch._dynamo"])  # what the first optimizer would import: 2 s
+    print(f"{os.cpu_count()} cores, torch {version('torch')}; killed at each step and started again\n")
     steps = options.steps[::13] if options.quick else options.steps
     root = Path(tempfile.mkdtemp())
     total = bad = 0

@@ -190,7 +190,7 @@ def main() -> None:
 
 def report(rows: dict[str, dict[str, float]], batch: int) -> None:
     naive = rows["naive"]
-    print(f"B={batch}, {torch.get_num_threads()} threads; memory in GB, ratios to naive\n")
+    print(f"B={batch}, {torch.get_num_threads()} threads, torch {torch.__version__}; memory in GB, ratios to naive\n")
     print("| form | parameters | s/step | faster | peak | ratio | above states | ratio | live tensors | ratio |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, row in rows.items():

@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from damage import damage
 from safetensors.torch import load_file
 from torch import nn
 
@@ -118,19 +119,6 @@ def test_bitsandbytes_state_comes_back_in_place(tmp_path, factory):
         assert new["state1"] is buffer  # so that paged memory stays paged
         assert new["step"] == old["step"] == 3
         assert all(torch.equal(old[key], new[key]) for key in old if key != "step")
-
-
-def damage(path, rng):
-    """Cut a file short or flip one bit of it; return what was done."""
-    raw = bytearray(path.read_bytes())
-    if rng.random() < 0.5:
-        cut = rng.randrange(len(raw))
-        path.write_bytes(raw[:cut])
-        return f"{path.name} cut at {cut}"
-    bit = rng.randrange(8 * len(raw))
-    raw[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(raw)
-    return f"{path.name} bit {bit}"
 
 
 def test_every_truncation_and_bit_flip_is_found_and_named(tmp_path):
