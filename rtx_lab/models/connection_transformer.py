@@ -11,6 +11,7 @@ Shapes: B batch, S source length, T target length, N slots, D width, K reasoning
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -36,6 +37,8 @@ class ConnectionTransformer(nn.Module, PyTorchModelHubMixin, library_name="rtx_l
     the influence has a constant scale, input and slots start at one size, halting is per sample and learnt from
     supervised readouts, source, target and output share one token table.
     """
+
+    _gradient_checkpointing = False
 
     def __init__(
         self,
@@ -69,25 +72,13 @@ class ConnectionTransformer(nn.Module, PyTorchModelHubMixin, library_name="rtx_l
         self.max_steps = fixed_steps or max_reasoning_steps
         self.readout_weight, self.orthogonal_weight = readout_weight, orthogonal_weight
         self.reasoning_cost_weight, self.target_steps = reasoning_cost_weight, target_steps
-        self._gradient_checkpointing = False
         self.embedding = Embedding(vocab_size, max_seq_len, d_model, dropout)
-        stack = Encoder(d_model, num_encoder_layers, num_heads, 4 * d_model, dropout)
-        self.encoder = stack if num_encoder_layers else None
+        self.encoder = _encoder(num_encoder_layers, d_model, num_heads, dropout)
         self.compression = Compression(num_slots, d_model, slots)
         self.connection = build_connection(connection, num_slots, d_model, bilinear_rank)
-        num_norms = 1 if step_norm == "shared" else self.max_steps
-        self.step_norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(num_norms))
-        self.readout = halt.Readout(d_model, num_heads)
-        self.measure = halt.build_measure(halting_criterion)
-        self.halting = halt.build_halting(
-            "none" if fixed_steps else halting,
-            criterion=halting_criterion,
-            threshold=convergence_threshold,
-            d_model=d_model,
-            max_steps=max_reasoning_steps,
-            target_steps=target_steps,
-            ponder_weight=ponder_weight,
-        )
+        self.step_norms = _step_norms(step_norm, d_model, self.max_steps)
+        self.readout, self.measure = halt.Readout(d_model, num_heads), halt.build_measure(halting_criterion)
+        self.halting = _halting(locals())
         self.decoder = Decoder(d_model, num_decoder_layers, num_heads, 4 * d_model, dropout)
 
     @property
@@ -192,6 +183,27 @@ class ConnectionTransformer(nn.Module, PyTorchModelHubMixin, library_name="rtx_l
         if not self.orthogonal_weight:
             return self.output_weight.new_zeros(())
         return self.orthogonal_weight * self.connection.penalty()
+
+
+def _encoder(num_layers: int, d_model: int, num_heads: int, dropout: float) -> Encoder | None:
+    return Encoder(d_model, num_layers, num_heads, 4 * d_model, dropout) if num_layers else None
+
+
+def _step_norms(step_norm: str, d_model: int, max_steps: int) -> nn.ModuleList:
+    return nn.ModuleList(nn.LayerNorm(d_model) for _ in range(1 if step_norm == "shared" else max_steps))
+
+
+def _halting(given: dict[str, Any]) -> halt.FixedHalting | halt.ThresholdHalting | halt.PonderHalting:
+    """The way to halt that the constructor's parameters name."""
+    return halt.build_halting(
+        "none" if given["fixed_steps"] else given["halting"],
+        criterion=given["halting_criterion"],
+        threshold=given["convergence_threshold"],
+        d_model=given["d_model"],
+        max_steps=given["max_reasoning_steps"],
+        target_steps=given["target_steps"],
+        ponder_weight=given["ponder_weight"],
+    )
 
 
 def _check(given: dict[str, object]) -> None:

@@ -37,59 +37,81 @@ class HalfTask(ToyTask):
         return loss, counts
 
 
-def main() -> None:
-    ranks = parallel.join("cpu")
-    shard = {"rank": ranks.rank, "world_size": ranks.world_size, "micro_batch": 3}
-    second = ranks.rank == ranks.world_size - 1
-    seen = {}
+class Pair:
+    """One of two processes, and what it saw in every condition."""
 
-    def go(name, task=None, model=None, **options):
+    def __init__(self) -> None:
+        self.ranks = parallel.join("cpu")
+        self.second = self.ranks.rank == self.ranks.world_size - 1
+        self.shard = {"rank": self.ranks.rank, "world_size": self.ranks.world_size, "micro_batch": 3}
+        self.seen = {}
+
+    def go(self, name, task=None, model=None, **options):
         model, outcome, records = train(
-            task or ToyTask(**shard), model or ToyModel(dropout=0.0), ranks=ranks, **options
+            task or ToyTask(**self.shard), model or ToyModel(dropout=0.0), ranks=self.ranks, **options
         )
         losses = [record["loss"] for record in records if "loss" in record]
-        seen[name] = {"status": outcome.status, "step": outcome.state.step, "losses": losses, "digest": digest(model)}
-        seen[name] |= {"micro_batch": outcome.state.micro_batch, "best": outcome.state.best, "signum": outcome.signum}
+        row = {"status": outcome.status, "step": outcome.state.step, "losses": losses, "digest": digest(model)}
+        row |= {"micro_batch": outcome.state.micro_batch, "best": outcome.state.best, "signum": outcome.signum}
+        self.seen[name] = row
         return model
 
-    plain = go("plain", store=Store(folder=OUT / "plain"))
-    torch.save(plain.state_dict(), OUT / f"plain{ranks.rank}.pt")
+
+def weights(pair: Pair) -> None:
+    """Equal to one process; made alike at the start; used by one process alone."""
+    plain = pair.go("plain", store=Store(folder=OUT / "plain"))
+    torch.save(plain.state_dict(), OUT / f"plain{pair.ranks.rank}.pt")
     other = ToyModel(dropout=0.0)
     other.register_buffer("flags", torch.tensor([True, False]))
     other.register_buffer("turned", torch.arange(6.0).reshape(2, 3).T.clone(memory_format=torch.preserve_format))
-    if second:
+    if pair.second:
         nn.init.ones_(other.mix.bias)
         other.flags.zero_()
         other.turned.zero_()
-    go("alike", model=other)
-    seen["alike"] |= {"flags": other.flags.tolist(), "turned": other.turned.sum().item()}
-    go("tight on one", ToyTask(**shard, most_rows=1 if second else 99))
-    go("too tight on one", ToyTask(**shard, most_rows=0 if second else 99))
-    go("broken on one", ToyTask(**shard, broken={4: float("nan")} if second else {}))
-    used = go("unused", HalfTask(**shard), HalfUsed())
-    seen["unused"]["never"] = used.never.sum().item()
-    stopping = stop_after(5) if second else {}
-    go("stopped by one", model=ToyModel(), store=Store(folder=OUT / "stopped"), **stopping)
-    go("resumed", model=ToyModel(), store=Store(folder=OUT / "stopped"))
-    go("undisturbed", model=ToyModel())
-    score = {"validation/accuracy": float(ranks.rank)}
-    go("evaluated", evaluate=lambda: score, plan={"eval_every": 3, "patience": 2})
+    pair.go("alike", model=other)
+    pair.seen["alike"] |= {"flags": other.flags.tolist(), "turned": other.turned.sum().item()}
+    used = pair.go("unused", HalfTask(**pair.shard), HalfUsed())
+    pair.seen["unused"]["never"] = used.never.sum().item()
+
+
+def failures(pair: Pair) -> None:
+    """Memory, a loss or the disk fails on one process."""
+    pair.go("tight on one", ToyTask(**pair.shard, most_rows=1 if pair.second else 99))
+    pair.go("too tight on one", ToyTask(**pair.shard, most_rows=0 if pair.second else 99))
+    pair.go("broken on one", ToyTask(**pair.shard, broken={4: float("nan")} if pair.second else {}))
+    try:
+        pair.go("no disk", store=Store(folder=Path(os.devnull) / "x"), steps=STEPS)
+    except RunError as error:
+        pair.seen["no disk"] = {"error": str(error)}
+
+
+def stops(pair: Pair) -> None:
+    """A signal to one process, in training and in an evaluation; the resume; the value that decides."""
+    stopping = stop_after(5) if pair.second else {}
+    pair.go("stopped by one", model=ToyModel(), store=Store(folder=OUT / "stopped"), **stopping)
+    pair.go("resumed", model=ToyModel(), store=Store(folder=OUT / "stopped"))
+    pair.go("undisturbed", model=ToyModel())
+    score = {"validation/accuracy": float(pair.ranks.rank)}
+    pair.go("evaluated", evaluate=lambda: score, plan={"eval_every": 3, "patience": 2})
     stop = StopSignal()
     stop.signum = None
 
     def leave_on_second():
-        if second:
+        if pair.second:
             stop.signum = signal.SIGINT
             stop.check()
         return score
 
-    go("stopped in evaluation", evaluate=leave_on_second, plan={"eval_every": 3}, stop=stop)
-    try:
-        go("no disk", store=Store(folder=Path(os.devnull) / "x"), steps=STEPS)
-    except RunError as error:
-        seen["no disk"] = {"error": str(error)}
-    (OUT / f"{ranks.rank}.json").write_text(json.dumps(seen))
-    parallel.leave(ranks)
+    pair.go("stopped in evaluation", evaluate=leave_on_second, plan={"eval_every": 3}, stop=stop)
+
+
+def main() -> None:
+    pair = Pair()
+    weights(pair)
+    failures(pair)
+    stops(pair)
+    (OUT / f"{pair.ranks.rank}.json").write_text(json.dumps(pair.seen))
+    parallel.leave(pair.ranks)
 
 
 if __name__ == "__main__":
