@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rtx_lab.core.rundir import RunDir
@@ -10,50 +12,45 @@ from rtx_lab.core.schema import Settled
 EXIT_PARTLY_FAILED = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One distinct experiment: the overrides that first named it and its run directory."""
+
+    overrides: tuple[str, ...]
+    settled: Settled
+    run: RunDir
+
+
 def print_plan(rows: list[tuple[Settled, Any]]) -> None:
     """What would run: name, parameters, bytes of weights, gradients and optimizer state."""
-    from rich.table import Table
-
-    table = Table(title=f"{len(rows)} job{'s' * (len(rows) != 1)}; nothing was written")
-    for column in ("run directory", "parameters", "weights", "gradients", "optimizer", "state in all"):
-        table.add_column(column, justify="left" if column == "run directory" else "right", overflow="fold")
+    table = _table(f"{len(rows)} job{'s' * (len(rows) != 1)}; nothing was written", "run directory")
+    for column in ("parameters", "weights", "gradients", "optimizer", "state in all"):
+        table.add_column(column, justify="right")
     for settled, examined in rows:
         sizes = [examined.weight_bytes, examined.gradient_bytes, examined.optimizer_bytes, examined.state_bytes]
         table.add_row(settled.directory, f"{examined.parameters:,}", *(_gigabytes(size) for size in sizes))
-    _wide_console().print(table)
+    _console().print(table)
 
 
-def print_outcomes(rows: list[tuple[Settled, RunDir]]) -> int:
-    """What came of each job; return the exit code of the whole sweep."""
-    from rich.table import Table
-
-    table = Table(title="Sweep")
-    for column in ("run directory", "status", "test accuracy", "interval", "steps", "time", "reason"):
-        table.add_column(column, overflow="fold")
-    results = []
-    for settled, run in rows:
-        result = run.read_result() or {"status": run.status()}
-        results.append(result)
-        metrics = result.get("metrics") or {}
+def print_outcomes(jobs: Sequence[Job]) -> int:
+    """What came of each job, told apart by what was swept; return the exit code of the whole sweep."""
+    table = _table(
+        "Sweep", "swept", "status", "test accuracy (95 %)", "reasoning steps", "time", "run directory or reason"
+    )
+    shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    results = [job.run.read_result() or {"status": job.run.status()} for job in jobs]
+    for job, result in zip(jobs, results, strict=True):
+        done = result["status"] == "done"
         table.add_row(
-            settled.directory,
+            " ".join(override for override in job.overrides if override not in shared),
             result["status"],
-            _number(metrics.get("test/accuracy")),
-            f"{_number(metrics.get('test/accuracy_low'))}-{_number(metrics.get('test/accuracy_high'))}",
-            _number(metrics.get("test/avg_reasoning_steps"), 2),
+            _accuracy(result.get("metrics") or {}),
+            _number((result.get("metrics") or {}).get("test/avg_reasoning_steps"), 2),
             f"{result.get('time_s', 0):.0f} s",
-            str(result.get("reason") or ""),
+            job.settled.directory if done else str(result.get("reason") or job.settled.directory),
         )
-    _wide_console().print(table)
+    _console().print(table)
     return _exit_code(results)
-
-
-def _wide_console() -> Any:
-    """A pipe has no width; a run directory's name needs some."""
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
 
 
 def _exit_code(results: list[dict[str, Any]]) -> int:
@@ -62,6 +59,28 @@ def _exit_code(results: list[dict[str, Any]]) -> int:
         return int(stopped[0].get("exit_code", 130))
     done = [result for result in results if result["status"] in ("done", "pruned")]
     return 0 if len(done) == len(results) else EXIT_PARTLY_FAILED
+
+
+def _table(title: str, *columns: str) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _console() -> Any:
+    """A pipe has no width; a run directory's name needs some."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def _accuracy(metrics: dict[str, Any]) -> str:
+    value, low, high = (metrics.get(f"test/accuracy{end}") for end in ("", "_low", "_high"))
+    return f"{_number(value)} ({_number(low)}-{_number(high)})" if value is not None else "-"
 
 
 def _number(value: Any, digits: int = 4) -> str:

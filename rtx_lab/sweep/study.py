@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.core.rundir import RunDir
-from rtx_lab.core.schema import Settled, settle
+from rtx_lab.core.schema import settle
 from rtx_lab.sweep.door import report
-from rtx_lab.sweep.plan import print_outcomes, print_plan
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One distinct experiment of a sweep: the overrides that first named it and its run directory."""
-
-    overrides: tuple[str, ...]
-    settled: Settled
-    run: RunDir
+from rtx_lab.sweep.plan import Job, print_outcomes, print_plan
 
 
 def sweep(
@@ -60,7 +50,7 @@ def sweep(
     except RunError as error:
         raise SystemExit(report([str(error)], code=1)) from error
     _launch(waiting, context=context, task_function=task_function, master=master)
-    raise SystemExit(print_outcomes([(job.settled, job.run) for job in jobs]))
+    raise SystemExit(print_outcomes(jobs))
 
 
 def expand(params: dict[str, Any], arguments: Sequence[str], context: HydraContext) -> list[tuple[str, ...]]:
