@@ -31,10 +31,12 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 
 from pair_maps_by_loops import influence_by_einsum  # noqa: E402
 
 from rtx_lab.models.connection_transformer import ConnectionTransformer  # noqa: E402
-from rtx_lab.models.counts import STATE_BYTES, count_parameters  # noqa: E402
+from rtx_lab.models.counts import count_parameters  # noqa: E402
 from rtx_lab.nn.connections import DenseConnection  # noqa: E402
 from rtx_lab.nn.cross_entropy import linear_cross_entropy  # noqa: E402
 
+STATE_BYTES = 16
+"""Per parameter in float32: weight, gradient and AdamW's two moments."""
 GB = 1 << 30
 SIZES = {"d_model": 256, "num_slots": 128, "bilinear_rank": 32, "max_reasoning_steps": 6, "num_decoder_layers": 2}
 TEXT = {"vocab_size": 32000, "max_seq_len": 512}

@@ -1,6 +1,7 @@
 """The composition root: a settled configuration in, a run directory and a result out."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from rtx_lab import loop
+from rtx_lab.core import memory
 from rtx_lab.core.rundir import RunDir
 from rtx_lab.core.schema import settle
 from rtx_lab.run import run
@@ -31,7 +33,7 @@ def start(tmp_path, monkeypatch):
         with initialize_config_dir(config_dir=str(CONF), **COMPOSE_KEYWORDS):
             config = compose("config", overrides=[*TINY, *overrides], return_hydra_config=True)
         place = Path("multirun", settle(config).directory)
-        place.mkdir(parents=True)  # as Hydra does before it calls us
+        place.mkdir(parents=True, exist_ok=True)  # as Hydra does before it calls us
         return run(config), RunDir(place)
 
     yield go
@@ -76,6 +78,22 @@ def test_another_run_is_continued_where_it_stood(start):
     assert [line["step"] for line in _lines(continued) if "loss" in line] == [4, 5]
 
 
+def test_a_killed_run_goes_on_and_logs_every_step_once(start):
+    arguments = ("budget.steps=6", "budget.checkpoint_every=2", "budget.eval_every=6")
+    straight, directory = start(*arguments)
+    whole, predictions = _lines(directory), directory.predictions_path.read_text()
+    for lost in (directory.result_path, directory.predictions_path):
+        lost.unlink()
+    shutil.rmtree(directory.checkpoints / "step-00000006")  # killed after its lines were written
+    again, directory = start(*arguments)
+    assert again["metrics"] == straight["metrics"]
+    assert directory.predictions_path.read_text() == predictions
+    keys = ("step", "loss", "grad_norm", "lr", "validation/accuracy")
+    assert [[line.get(key) for key in keys] for line in _lines(directory)] == [
+        [line.get(key) for key in keys] for line in whole
+    ]
+
+
 def test_what_the_budget_says_reaches_the_loop(start, monkeypatch):
     seen = {}
 
@@ -85,12 +103,14 @@ def test_what_the_budget_says_reaches_the_loop(start, monkeypatch):
 
     whole = loop.fit
     monkeypatch.setattr(loop, "fit", fit)
+    monkeypatch.setattr(memory, "fit_micro_batch", lambda *_: 4)
     result, directory = start("budget.steps=2", "budget.gradient_checkpointing=true", "budget.micro_batch=auto")
     assert seen["model"].gradient_checkpointing
     assert seen["plan"].steps == result["steps"] == 2
     (event,) = result["events"]
-    assert event == {"event": "micro_batch_found", "micro_batch": seen["task"].cut.micro_batch}
-    assert 16 % event["micro_batch"] == 0
+    assert event == {"event": "micro_batch_found", "micro_batch": 4}
+    (step,) = seen["task"].batches(seen["model"], 0, 1)
+    assert [len(batch["index"]) for batch in step] == [4, 4, 4, 4]
     assert directory.status() == "done"
 
 

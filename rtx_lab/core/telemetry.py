@@ -6,7 +6,6 @@ NVML is called directly (a dozen C functions), because torch's own readings need
 
 import ctypes
 import functools
-import resource
 import shutil
 import sys
 from dataclasses import dataclass
@@ -119,14 +118,6 @@ def _text(library: Any, function: str, handle: Any) -> str:
     buffer = ctypes.create_string_buffer(96)
     told = _told(library, function, handle, buffer, ctypes.c_uint(96))
     return buffer.value.decode(errors="replace") if told else "unknown"
-
-
-def process_memory_gb() -> tuple[float, float]:
-    """Return resident memory of this process now and at its peak, in GiB."""
-    status = _fields(Path("/proc/self/status"))
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = status.get("VmHWM", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit) / GIB
-    return status.get("VmRSS", peak * GIB) / GIB, peak
 
 
 def ram_gb() -> tuple[float, float] | None:

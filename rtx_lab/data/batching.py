@@ -47,11 +47,6 @@ class StepPlan:
         return by_length(rows, self._lengths)
 
 
-def step_indices(lengths: np.ndarray, *, seed: int, step: int, global_batch: int) -> np.ndarray:
-    """The rows of optimizer step `step` (counted from 1), sorted by length; `StepPlan` is faster for many."""
-    return StepPlan(lengths, seed=seed, global_batch=global_batch).indices(step)
-
-
 def epoch_order(lengths: np.ndarray, *, seed: int, epoch: int, global_batch: int) -> np.ndarray:
     """A permutation (n,) int64 of all rows whose consecutive runs of `global_batch` are the steps of an epoch."""
     rng = np.random.Generator(np.random.PCG64([seed, epoch]))

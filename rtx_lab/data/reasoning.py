@@ -26,7 +26,6 @@ from rtx_lab.data.words import NAMES, PLACES
 
 FAMILIES = ("relations", "booleans", "comparisons")
 DIFFICULTY_WEIGHTS = {1: 6, 2: 5, 3: 4, 4: 3, 5: 2, 6: 1}
-CHANCE = 0.25
 LONGEST_STEP, LONGEST_DISTANCE = 4, 9
 CLIMBERS = NAMES[:12]
 

@@ -1,4 +1,4 @@
-"""Answer extraction and comparison: text in, a number, a letter, a yes/no or None out.
+"""Answer extraction and comparison: text in, a number or None out.
 
 Whatever cannot be read is None, and None never equals anything: an unreadable answer is a wrong answer.
 Numbers are exact fractions, so 0.1 + 0.2 is 0.3 and 10000001 is not 10000000.
@@ -30,8 +30,6 @@ _TOKEN = re.compile(
 _DECIMAL = re.compile(r"(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?|\.[0-9]+")
 _SCALES = {None: 1, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _ANSWER = re.compile(r"\banswer\b(?:\s+(?:is|was|equals|to\s+\w+\s+is))?\s*[:=]?\s*", re.IGNORECASE)
-_LETTER = re.compile(r"(?<![A-Za-z0-9'’])\(?([A-Za-z])\)?(?![A-Za-z0-9'’])")
-_YES_NO = re.compile(r"\b(yes|true|no|false)\b", re.IGNORECASE)
 _ARTICLES = frozenset({"a", "an", "the"})
 _EDGE_PUNCTUATION = "!\"#&'()*,./:;<=>?@[\\]^_`{|}~“”‘’…-"
 
@@ -133,38 +131,6 @@ def extract_number(text: str) -> Fraction | None:
 def numbers_equal(left: Fraction | None, right: Fraction | None) -> bool:
     """Return whether two read numbers agree within 1e-6 (absolute); None equals nothing, not even None."""
     return left is not None and right is not None and abs(left - right) <= NUMBER_TOLERANCE
-
-
-def extract_letter(text: str, num_options: int) -> int | None:
-    """Return the option named by its letter ('B', '(b)', 'The answer is C.') as an index, or None.
-
-    A letter that is no option, two different letters, or none give None. Inside a sentence only capitals count, and
-    'A' and 'I' only when they stand for an option and not for a word, that is: alone, in brackets, or after 'answer'.
-    """
-    announced = list(_ANSWER.finditer(text))
-    tail = text[announced[-1].end() :] if announced else text
-    alone = re.fullmatch(r"\W*([A-Za-z])\W*", tail)
-    if alone:
-        found = {alone[1].upper()}
-    else:
-        first = re.match(r"\s*(?:option\s+)?\(?([A-Z])(?:[).:,]|\s*$)", tail, re.IGNORECASE)
-        found = {first[1].upper()} if first else set()
-        for match in _LETTER.finditer(tail):
-            bracketed = match[0] != match[1]
-            if match[1].isupper() and (bracketed or match[1] not in "AI"):
-                found.add(match[1])
-    if len(found) != 1:
-        return None
-    index = ord(found.pop()) - ord("A")
-    return index if 0 <= index < num_options else None
-
-
-def extract_yes_no(text: str) -> bool | None:
-    """Return True for yes or true, False for no or false, None for neither or both (after 'answer is', if said)."""
-    announced = list(_ANSWER.finditer(text))
-    tail = text[announced[-1].end() :] if announced else text
-    said = {word.lower() in ("yes", "true") for word in _YES_NO.findall(tail)}
-    return said.pop() if len(said) == 1 else None
 
 
 def normalise(text: str) -> str:

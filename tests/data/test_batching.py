@@ -4,9 +4,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from rtx_lab.data.batching import MEGA_BATCH, NOBODY, StepPlan, cut, epoch_order, step_indices, steps_per_epoch
+from rtx_lab.data.batching import MEGA_BATCH, NOBODY, StepPlan, cut, epoch_order, steps_per_epoch
 
 CASES = [(1, 4), (3, 4), (4, 4), (64, 64), (1000, 64), (999, 7), (64 * MEGA_BATCH + 5, 64), (10, 1)]
+
+
+def step_indices(lengths, *, seed, step, global_batch):
+    return StepPlan(lengths, seed=seed, global_batch=global_batch).indices(step)
 
 
 def lengths_of(num, seed=0):

@@ -123,8 +123,9 @@ import time
 split = reasoning(num_train=300, num_validation=20, num_test=45).split("train")
 steps = StepDataset(split, seed=5, global_batch=64, micro_batch=32)
 try:
-    for batches in step_loader(steps, start=0, stop=10**6, num_workers=2):
-        print("step", flush=True)
+    for number, batches in enumerate(step_loader(steps, start=0, stop=10**6, num_workers=2)):
+        if number >= 2:  # both workers are at work, not still starting
+            print("step", flush=True)
         time.sleep(0.02)
 except KeyboardInterrupt:
     print("stopped", flush=True)

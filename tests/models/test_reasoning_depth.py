@@ -109,6 +109,15 @@ def test_ponder_is_a_distribution_that_decides():
     assert (before <= 0.5).all(), "not a step later than that"
 
 
+@pytest.mark.parametrize("halting", ["none", "threshold"])
+def test_a_readout_is_supervised_after_every_step(halting):
+    model = model_of(halting=halting, readout_weight=0.5, reasoning_cost_weight=0).double()
+    source, mask, _, labels = batch_of()
+    memory = model.encode(source, mask)
+    nll = [-memory.log_probs[step, torch.arange(B), labels[:, 0]] for step in range(6)]
+    torch.testing.assert_close(model.auxiliary(memory, labels), 0.5 * torch.stack(nll).mean(0))
+
+
 def test_ponder_pays_for_its_readouts_and_for_leaving_the_prior():
     model = model_of(halting="ponder", readout_weight=0.5, ponder_weight=0.25, reasoning_cost_weight=0).double()
     source, mask, _, labels = batch_of()

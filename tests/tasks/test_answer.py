@@ -207,6 +207,8 @@ def test_costs_count_per_target_token():
     assert extra > 0.01
     torch.testing.assert_close(loss - sums["nll"], extra)
     assert sums["reasoning_steps"] == (memory.steps * tokens).sum()
+    assert sums["tokens"] == batch["source_mask"].sum() + tokens.sum()
+    assert sums["padded_tokens"] == batch["source"].numel() + batch["labels"].numel() > sums["tokens"]
 
 
 def test_the_example_is_the_largest_batch_and_its_loss_traces_without_data():
