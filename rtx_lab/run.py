@@ -25,7 +25,7 @@ from rtx_lab.core.rundir import RunDir, write_json, write_text
 from rtx_lab.core.schema import RunConfig, Settled, settle
 from rtx_lab.core.signals import Stopped, StopSignal, exit_code
 from rtx_lab.core.training import Outcome, Plan, TrainState
-from rtx_lab.core.types import Task
+from rtx_lab.core.types import Cut, Task
 from rtx_lab.evaluate import evaluate
 from rtx_lab.preflight import Examination, examine, finished
 from rtx_lab.tracking import Tracker
@@ -34,21 +34,6 @@ log = logging.getLogger(__name__)
 
 PATIENT_SHARE = 0.2
 """Share of the time that may be spent waiting for data before a line of advice is due."""
-
-
-@dataclass(slots=True)
-class Cut:
-    """How this run cuts its batches, and which share of them is this process's."""
-
-    seed: int
-    global_batch: int
-    micro_batch: int
-    micro_tokens: int | None
-    eval_batch: int
-    num_workers: int
-    pin_memory: bool
-    rank: int
-    world_size: int
 
 
 @dataclass(slots=True)

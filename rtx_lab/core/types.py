@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -12,6 +13,21 @@ Batch = dict[str, Tensor]
 
 Record = dict[str, Any]
 """What is known of one sample after evaluation; `id` names the row."""
+
+
+@dataclass(slots=True)
+class Cut:
+    """How this run cuts its batches, and which share of them is this process's."""
+
+    seed: int
+    global_batch: int
+    micro_batch: int
+    micro_tokens: int | None
+    eval_batch: int
+    num_workers: int
+    pin_memory: bool
+    rank: int
+    world_size: int
 
 
 class Task(Protocol):

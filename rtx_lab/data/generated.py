@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
+from types import ModuleType
 
 from rtx_lab.core.errors import UsageError
 from rtx_lab.data import arithmetic as problems
@@ -91,18 +92,7 @@ def reasoning(
     has nothing to do with the seed of a run. 12800 rows are 200 steps of 64.
     """
     sizes = {"train": num_train, "validation": num_validation, "test": num_test}
-    sources = {
-        split: Generated(
-            name="reasoning",
-            make=puzzles.make,
-            families=puzzles.FAMILIES,
-            weights=puzzles.DIFFICULTY_WEIGHTS,
-            seed=data_seed,
-            split=split,
-            num_items=size,
-        )
-        for split, size in sizes.items()
-    }
+    sources = _sources("reasoning", puzzles.make, puzzles, data_seed, sizes)
     return _dataset(
         "reasoning", sources, answer="options", vocab_size=vocab_size, max_source_length=42, max_target_length=3
     )
@@ -125,21 +115,23 @@ def arithmetic(
         raise UsageError(f"dataset.target must be one of {', '.join(ARITHMETIC_TARGETS)}, not {target!r}.")
     make, longest = ARITHMETIC_TARGETS[target]
     sizes = {"train": num_train, "validation": num_validation, "test": num_test}
-    sources = {
-        split: Generated(
-            name=f"arithmetic-{target}",
-            make=make,
-            families=problems.FAMILIES,
-            weights=problems.DIFFICULTY_WEIGHTS,
-            seed=data_seed,
-            split=split,
-            num_items=size,
-        )
-        for split, size in sizes.items()
-    }
+    sources = _sources(f"arithmetic-{target}", make, problems, data_seed, sizes)
     return _dataset(
         "arithmetic", sources, answer="number", vocab_size=vocab_size, max_source_length=62, max_target_length=longest
     )
+
+
+def _sources(
+    name: str, make: Callable[[Random, str, int], Item], kind: ModuleType, data_seed: int, sizes: dict[str, int]
+) -> dict[str, Generated]:
+    """The splits of one generator; `kind` is the module that states its families and its mix."""
+    families, weights = kind.FAMILIES, kind.DIFFICULTY_WEIGHTS
+    return {
+        split: Generated(
+            name=name, make=make, families=families, weights=weights, seed=data_seed, split=split, num_items=size
+        )
+        for split, size in sizes.items()
+    }
 
 
 ARITHMETIC_TARGETS = {"final": (problems.make_final, 3), "rationale": (problems.make_rationale, 58)}

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rtx_lab.core.types import Batch, Record
+from rtx_lab.core.types import Batch, Cut, Record
 from rtx_lab.data.collate import IGNORED
 from rtx_lab.data.loading import StepDataset, held_out_batches, step_loader
 from rtx_lab.data.text import TextDataset
@@ -26,20 +26,6 @@ from rtx_lab.scoring.summary import summarise
 
 SAMPLED_FOR_SLOTS = 512
 """Rows of a split whose slot assignments are kept for the slot metrics."""
-
-
-class Cut(Protocol):
-    """How a run cuts its batches, and which share of them is this process's."""
-
-    seed: int
-    global_batch: int
-    micro_batch: int
-    micro_tokens: int | None
-    eval_batch: int
-    num_workers: int
-    pin_memory: bool
-    rank: int
-    world_size: int
 
 
 class Writing(Protocol):
