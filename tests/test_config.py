@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from rtx_lab.core.components import check_component
 from rtx_lab.core.errors import UsageError
 from rtx_lab.core.schema import COMPONENTS, settle
+from rtx_lab.core.sections import Budget, Generation, Hardware, Tracking
 from rtx_lab.sweep.door import COMPOSE_KEYWORDS
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -145,3 +147,10 @@ def test_all_problems_come_at_once(composed):
     with pytest.raises(UsageError) as caught:
         settle(config)
     assert len(caught.value.problems) == 4
+
+
+def test_every_key_of_the_fixed_sections_is_read_somewhere():
+    code = [path.read_text() for path in (CONF.parent / "rtx_lab").rglob("*.py") if path.name != "sections.py"]
+    keys = {item.name for section in (Budget, Hardware, Generation, Tracking) for item in fields(section)}
+    unread = {key for key in keys if not any(re.search(rf"\.{key}\b", text) for text in code)}
+    assert unread <= {"peak_tflops", "bandwidth_gb_s"}, "only the rates for a price may wait for their reader"
