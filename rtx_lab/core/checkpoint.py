@@ -176,7 +176,7 @@ def best(folder: Path) -> Path | None:
     path = folder / f"step-{known['step']:08d}"
     problems = verify(path)
     if problems:
-        raise RunError(f"the best checkpoint cannot be used: {'; '.join(problems)}")
+        raise RunError(f"the best checkpoint cannot be used: {'; '.join(problems)}; remove {folder} and train again")
     return path
 
 
@@ -206,7 +206,7 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
 def find(place: Path) -> Path:
     """The checkpoint that a run, a `checkpoints` folder, or a checkpoint itself stands for: its best, else its newest.
 
-    Raises UsageError if there is none.
+    Raises UsageError if there is none, RunError if all are damaged.
     """
     for folder in (place, place / "checkpoints"):
         if (folder / "manifest.json").is_file():
@@ -215,20 +215,28 @@ def find(place: Path) -> Path:
             found = best(folder) or newest(folder)[0]
             if found:
                 return found
-    raise UsageError(_NOTHING.format(place))
+    raise _nothing(place)
 
 
 def find_newest(place: Path) -> Path:
     """The newest whole checkpoint of a run or a `checkpoints` folder, or the checkpoint itself (`resume_from`).
 
-    Raises UsageError if there is none.
+    Raises UsageError if there is none, RunError if all are damaged.
     """
     if (place / "manifest.json").is_file():
         return place
     found = newest(place)[0] or newest(place / "checkpoints")[0]
     if found is None:
-        raise UsageError(_NOTHING.format(place))
+        raise _nothing(place)
     return found
+
+
+def _nothing(place: Path) -> RunError | UsageError:
+    """What to say where no checkpoint can be used: they are damaged, or there are none."""
+    damaged = newest(place)[1] or newest(place / "checkpoints")[1]
+    if damaged:
+        return RunError(f"every checkpoint of {place} is damaged: {'; '.join(damaged)}")
+    return UsageError(_NOTHING.format(place))
 
 
 def load_weights(model: nn.Module, place: Path) -> Path:

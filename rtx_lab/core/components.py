@@ -5,6 +5,7 @@ Targets outside `rtx_lab.` are refused, so that a configuration file can never r
 
 from __future__ import annotations
 
+import collections.abc
 import difflib
 import importlib
 import inspect
@@ -48,8 +49,11 @@ def check_component(section: str, node: Mapping[str, Any]) -> list[str]:
         return [f"{section}: {problem}" for problem in error.problems]
     signature = inspect.signature(target)
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    problems = []
-    for key, value in _arguments(node).items():
+    given = _arguments(node)
+    problems = [
+        f"{section}.{key} is missing: give it a value" for key in _needed(section, signature) if key not in given
+    ]
+    for key, value in given.items():
         if key not in signature.parameters:
             near = difflib.get_close_matches(key, signature.parameters, n=1)
             hint = f": did you mean `{section}.{near[0]}`?" if near else f"; known: {', '.join(signature.parameters)}"
@@ -57,6 +61,12 @@ def check_component(section: str, node: Mapping[str, Any]) -> list[str]:
         elif key in hints and not _matches(value, hints[key]):
             problems.append(f"{section}.{key} must be {_spell(hints[key])}, got {value!r}")
     return problems
+
+
+def _needed(section: str, signature: inspect.Signature) -> list[str]:
+    """The arguments that only a configuration can give; a task's come from the run."""
+    named = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    return [] if section == "task" else named
 
 
 def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,4 +103,8 @@ def _spell(hint: Any) -> str:
     if origin is typing.Literal:
         return "one of " + ", ".join(str(option) for option in inner)
     names = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    if origin in (collections.abc.Sequence, list, tuple):
+        return "a list"
+    if origin in (collections.abc.Mapping, dict):
+        return "a mapping, as {key: value}"
     return names.get(hint, str(hint))

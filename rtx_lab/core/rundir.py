@@ -158,8 +158,10 @@ class RunDir:
         if self.path.resolve() in _HELD:
             return True
         try:
-            with open(self.lock_path, "r+b") as file:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with open(
+                self.lock_path, "rb"
+            ) as file:  # a shared lock needs no right to write: runs of others, read-only disks
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 return False
         except FileNotFoundError:
             return False
@@ -201,7 +203,7 @@ class RunDir:
             kept = [
                 json.dumps(record, ensure_ascii=False)
                 for record in self.read_metrics()
-                if record.get("step", 0) <= step
+                if isinstance(record.get("step"), int) and record["step"] <= step
             ]
             write_text(self.metrics_path, "".join(f"{line}\n" for line in kept))
 

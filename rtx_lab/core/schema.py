@@ -79,6 +79,8 @@ def settle(
     wrong = [problem for name in COMPONENTS for problem in check_component(name, plain.get(name) or {})]
     problems += wrong or [*_vocabulary_problems(plain), *range_problems(plain)]
     scalars = _section("", RunConfig, {"": {k: v for k, v in plain.items() if k in _SCALARS}}, problems)
+    if scalars is not None and not 0 <= scalars.seed < 2**63:
+        problems.append(f"seed must be 0 to {2**63 - 1}, got {scalars.seed}")
     if problems or scalars is None:
         raise UsageError(*problems)
     components = {name: dict(plain[name]) for name in COMPONENTS}

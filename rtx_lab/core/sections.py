@@ -7,6 +7,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+MOST_THREADS = 1024
+"""More than any machine has; torch crashes without a word on a hundred thousand."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Budget:
@@ -73,6 +76,8 @@ class Hardware:
             _choice("hardware.precision", self.precision, ("fp32", "bf16", "fp16", None)),
             _positive("hardware.num_threads", self.num_threads),
         ]
+        if self.num_threads is not None and self.num_threads > MOST_THREADS:
+            found.append(f"hardware.num_threads must be 1 to {MOST_THREADS}, got {self.num_threads}")
         if self.num_workers is not None and not 0 <= self.num_workers <= 256:
             found.append(f"hardware.num_workers must be 0 to 256, got {self.num_workers}")
         for name in ("memory_gb", "power_w", "peak_tflops", "bandwidth_gb_s"):

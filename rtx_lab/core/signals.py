@@ -28,7 +28,7 @@ class StopSignal:
     """Remembers the first of SIGTERM, SIGINT and SIGUSR1 while it is entered; in other threads it does nothing.
 
     Example: `with StopSignal() as stop: outcome = fit(..., stop=stop)`. Leaving restores the earlier handlers and then
-    calls the one whose signal came, if it is a Python function and not Python's own for SIGINT.
+    calls the one whose signal came, if it is a Python function that is neither `leave` nor Python's own for SIGINT.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class StopSignal:
         for signum, previous in self._previous.items():
             signal.signal(signum, previous if previous is not None else signal.SIG_DFL)
         previous = self._previous.get(self.signum) if self.signum is not None else None
-        if callable(previous) and previous is not signal.default_int_handler:
+        if callable(previous) and previous not in (signal.default_int_handler, leave):
             previous(self.signum, None)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
@@ -59,6 +59,11 @@ class StopSignal:
         """Raise Stopped if a signal came; for long work between two steps, such as an evaluation."""
         if self.signum is not None:
             raise Stopped(signal.Signals(self.signum).name)
+
+
+def leave(signum: int, frame: FrameType | None) -> None:
+    """Handler for the time outside a run, where nothing needs saving: end with the signal's exit code."""
+    raise SystemExit(exit_code(signum))
 
 
 def exit_code(signum: int | None) -> int:

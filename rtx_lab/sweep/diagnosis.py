@@ -27,6 +27,9 @@ def diagnose(argv: list[str], error: Exception) -> list[str]:
     """Name what is wrong with each override of a command line; fall back to the first line of Hydra's own words."""
     problems: list[str] = []
     overrides = list(_parse(argv, problems))
+    if not {"-m", "--multirun"} & set(argv):
+        several = [str(override.input_line) for override in overrides if override.is_sweep_override()]
+        problems += [f"`{line}` lists several values: add -m to run them all" for line in several]
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(_config_dir(argv)), **COMPOSE_KEYWORDS):
         loader = GlobalHydra.instance().config_loader()
@@ -55,7 +58,7 @@ def _parse(argv: list[str], problems: list[str]) -> Iterator[Override]:
         if takes_value or word.startswith("-"):
             takes_value = word in _VALUE_FLAGS
             continue
-        if "=" not in word and not word.startswith("~"):
+        if "=" not in word.lstrip("+=") and not word.startswith("~"):
             problems.append(f"`{word}` is not an override: write key=value, as budget.epochs=1")
             continue
         try:
@@ -67,8 +70,11 @@ def _parse(argv: list[str], problems: list[str]) -> Iterator[Override]:
 def _check_group(override: Override, groups: dict[str, list[str]], problems: list[str]) -> bool:
     """Whether a group override names an option that does not exist; the problem is added."""
     group = str(override.key_or_group)
+    if override.is_delete():
+        problems.append(f"`{override.input_line}` removes what every run needs: choose an option, as {group}=NAME")
+        return True
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(override.value())]
-    wrong = [value for value in values if value not in groups[group] and not override.is_delete()]
+    wrong = [value for value in values if value not in groups[group]]
     for value in wrong:
         near = difflib.get_close_matches(value, groups[group], n=1, cutoff=0.5)
         hint = f"did you mean `{group}={near[0]}`?" if near else "choose one of " + ", ".join(groups[group])

@@ -5,7 +5,9 @@ Imported by every start of `train.py`, `--help` included, so it imports nothing 
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rtx_lab.core.errors import RunError, UsageError
+from rtx_lab.core.signals import leave
 
 _IS_1_3 = hydra.__version__.startswith("1.3.")
 COMPOSE_KEYWORDS: dict[str, Any] = {"version_base": "1.3"} if _IS_1_3 else {}
@@ -28,6 +31,9 @@ HYDRA_KEYWORDS: dict[str, Any] = (
 EXIT_CODES = {"done": 0, "refused": 2}
 """Exit code of a terminal status; an interrupted run names its own, everything else is 1."""
 
+_NO_OPTION = "Config group override must be a string"
+"""How the ValueError begins that Hydra raises for `model=null` or `=3`."""
+
 _last_exit_code = 0
 
 
@@ -36,6 +42,7 @@ def run_job(config: DictConfig) -> float | None:
     global _last_exit_code
     from rtx_lab.run import run
 
+    logging.raiseExceptions = False  # on a full disk the log cannot be written, and the reason must not drown in that
     result = run(config)
     _last_exit_code = result.get("exit_code", EXIT_CODES.get(result["status"], 1))
     return result.get("objective")
@@ -44,10 +51,11 @@ def run_job(config: DictConfig) -> float | None:
 def enter(main: Callable[[], Any]) -> int:
     """Run a Hydra main and return the exit code: 0 done, 2 usage, 1 failed, 4 partly failed, 130/143 stopped."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own errors and exits before we can explain them
+    before = {signum: signal.signal(signum, leave) for signum in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         main()
     except KeyboardInterrupt:
-        print("stopped before the run began; nothing was written", file=sys.stderr)
+        print("stopped outside of a run; nothing is half-written", file=sys.stderr)
         return 130
     except UsageError as error:
         return report(error.problems)
@@ -56,14 +64,19 @@ def enter(main: Callable[[], Any]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         return _explain(error)
     except Exception as error:
-        return unexpected(error)
+        return _explain(error) if str(error).startswith(_NO_OPTION) else unexpected(error)
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
     return _last_exit_code
 
 
 def unexpected(error: Exception) -> int:
-    """One sentence for an error that nobody foresaw, and the exit code."""
+    """One sentence for an error that nobody foresaw, and the exit code; what the disk refuses is foreseen."""
     if os.environ.get("RTX_LAB_TRACEBACK") == "1":
         raise error
+    if isinstance(error, OSError) and error.filename is not None:
+        return report([f"cannot use {error.filename}: {error.strerror}; free space or change its permissions"], code=1)
     first = (str(error).strip() or "no message").splitlines()[0]
     line = f"unexpected {type(error).__name__}: {first} (RTX_LAB_TRACEBACK=1 shows where; please report it)"
     return report([line], code=1)

@@ -258,3 +258,11 @@ def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path):
     (path / "model.safetensors").write_bytes(b"x")
     write(tmp_path)
     assert checkpoint.verify(path) == []
+
+
+@pytest.mark.parametrize("look", [checkpoint.find, checkpoint.find_newest])
+def test_a_run_whose_checkpoints_are_all_damaged_is_told_from_one_without(tmp_path, look):
+    path = write(tmp_path / "checkpoints")
+    (path / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(RunError, match=r"every checkpoint of .* is damaged: .*model\.safetensors has 1 bytes"):
+        look(tmp_path)

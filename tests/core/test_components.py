@@ -40,9 +40,15 @@ def test_wrong_keys_and_types_are_named(key, value, words):
 
 
 def test_integers_pass_as_numbers_and_booleans_do_not_pass_as_integers():
-    model = {"_target_": "rtx_lab.models.connection_transformer.ConnectionTransformer", "num_slots": True}
+    sizes = {"num_slots": True, "d_model": 16, "bilinear_rank": 4, "max_reasoning_steps": 2}
+    model = {"_target_": "rtx_lab.models.connection_transformer.ConnectionTransformer", **sizes}
     assert check_component("model", model) == ["model.num_slots must be an integer, got True"]
     assert check_component("optim", {**ADAMW, "lr": 1}) == []
+
+
+def test_an_argument_that_the_target_needs_is_missed():
+    model = {"_target_": "rtx_lab.models.connection_transformer.ConnectionTransformer", "d_model": 16}
+    assert check_component("model", model)[0] == "model.num_slots is missing: give it a value"
 
 
 def test_a_section_without_target_says_how_to_choose():

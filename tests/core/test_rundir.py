@@ -132,3 +132,25 @@ def test_status_reads_killed_and_terminal_states(tmp_path):
 def test_rundir_needs_no_torch():
     code = "import rtx_lab.core.rundir, sys; assert 'torch' not in sys.modules and 'hydra' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_that_may_only_be_read_is_not_running(tmp_path, monkeypatch):
+    run = RunDir(tmp_path)
+    run.lock_path.touch()
+
+    real = open
+
+    def read_only(path, mode="r", **kwargs):
+        if set(mode) & set("wa+"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, mode, **kwargs)
+
+    monkeypatch.setattr("builtins.open", read_only)
+    assert not run.is_locked()
+
+
+def test_a_line_without_a_step_does_not_outlive_a_rewind(tmp_path):
+    run = RunDir(tmp_path)
+    run.metrics_path.write_text('{"step": 1}\n{"step": "a"}\n{"step": 3}\n')
+    run.rewind_metrics(2)
+    assert run.read_metrics() == [{"step": 1}]

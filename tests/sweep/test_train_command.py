@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rtx_lab.core.rundir import RunDir, find_runs
+from rtx_lab.sweep.door import enter
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = (
@@ -58,6 +59,13 @@ def _nothing_written(folder):
         (["budget.steps=abc"], "budget.steps"),
         (["+foo=1"], "unknown key `foo`"),
         (["nonsense"], "`nonsense` is not an override"),
+        (["=3"], "`=3` is not an override"),
+        (["model=null"], "model has no option `None`: choose one of"),
+        (["~dataset", "dataset.num_train=4"], "`~dataset` removes what every run needs"),
+        (["~model.num_slots"], "model.num_slots is missing"),
+        (["model.num_slots=4,8"], "add -m"),
+        (["seed=-1"], "seed must be 0 to"),
+        (["hardware.num_threads=100000"], "hardware.num_threads must be 1 to 1024"),
         (["model.num_slots=[64"], "cannot read `model.num_slots=[64`"),
         (["~model"], "choose an option of the group, as model=NAME"),
         (["model.connection=denze"], "model.connection must be one of dense, core, diag, scalar, linear"),
@@ -225,6 +233,23 @@ def _wait_for_step(folder, step):
                 return
         time.sleep(0.05)
     raise AssertionError("the run did not get going")
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 0)])
+def test_a_signal_outside_a_run_ends_with_its_exit_code(signum, code):
+    with pytest.raises(SystemExit) as end:
+        enter(lambda: signal.raise_signal(signum))
+    assert end.value.code == code
+
+
+def test_what_the_disk_refuses_is_one_sentence(capsys):
+    def refuse():
+        raise OSError(30, "Read-only file system", "multirun")
+
+    assert enter(refuse) == 1
+    assert capsys.readouterr().err == (
+        "error: cannot use multirun: Read-only file system; free space or change its permissions\n"
+    )
 
 
 def test_help_imports_nothing_heavy():
