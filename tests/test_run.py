@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
 from rtx_lab import loop
 from rtx_lab.core import memory
@@ -27,6 +28,7 @@ TINY = (
 def start(tmp_path, monkeypatch):
     """Compose, run in an empty folder, and return the result with its directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # a train.py started in this process leaves its own behind
     threads = torch.get_num_threads()
 
     def go(*overrides):
