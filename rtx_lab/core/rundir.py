@@ -21,7 +21,7 @@ from rtx_lab.core.errors import RunError
 STATUSES = ("done", "out_of_memory", "diverged", "failed", "interrupted", "refused", "pruned")
 """Terminal states; `running`, `killed` and `new` are read from the lock and the files."""
 
-UNSIGNED = frozenset({"tracking", "plan", "run_anyway", "inherit", "stages", "report", "expect", "resume_from"})
+UNSIGNED = frozenset({"tracking", "plan", "run_anyway", "inherit", "stages", "report", "expect"})
 """Top-level keys that do not change what a run computes."""
 
 _HELD: set[Path] = set()

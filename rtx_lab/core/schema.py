@@ -176,6 +176,8 @@ def _fill(run: RunConfig) -> None:
         _look_at_machine(run.hardware)
     if run.init_from is not None:
         run.init_from = os.path.normpath(run.init_from)
+    if run.resume_from is not None:
+        run.resume_from = os.path.normpath(run.resume_from)
 
 
 def _look_at_machine(hardware: Hardware) -> None:

@@ -49,7 +49,13 @@ def test_signature_leaves_out_what_changes_no_number(section, key, value):
 
 @pytest.mark.parametrize(
     ("section", "key", "value"),
-    [("model", "num_slots", 64), ("hardware", "num_threads", 1), ("budget", "micro_batch", 16), (None, "seed", 1)],
+    [
+        ("model", "num_slots", 64),
+        ("hardware", "num_threads", 1),
+        ("budget", "micro_batch", 16),
+        (None, "seed", 1),
+        (None, "resume_from", "other"),
+    ],
 )
 def test_signature_tells_experiments_apart(section, key, value):
     assert signature(_changed(section, key, value)) != signature(CONFIG)
