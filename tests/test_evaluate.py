@@ -13,7 +13,7 @@ class Answers:
     """Scores rows by a model with dropout; more than `most_rows` at once are out of memory."""
 
     def __init__(self, most_rows=99):
-        self.most_rows, self.sizes, self.modes = most_rows, [], []
+        self.most_rows, self.sizes, self.modes, self.failures = most_rows, [], [], 0
 
     def held_out(self, split):
         order = torch.tensor([5, 2, 9, 0, 7, 1, 8, 3, 6, 4])
@@ -22,6 +22,7 @@ class Answers:
 
     def score(self, model, batch, split):
         if len(batch["index"]) > self.most_rows:
+            self.failures += 1
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
         self.sizes.append(len(batch["index"]))
         self.modes.append((model.training, torch.is_grad_enabled()))
@@ -60,6 +61,7 @@ def test_a_batch_that_does_not_fit_is_scored_in_halves_and_the_size_is_remembere
     whole = evaluate(model, Answers(), "test", host(), Ranks())
     assert evaluate(model, task, "test", host(), Ranks()) == whole
     assert task.sizes == [1] * 10
+    assert task.failures == 2, "four, then two; the next batches begin with one"
     with pytest.raises(OutOfMemory):
         evaluate(model, Answers(most_rows=0), "test", host(), Ranks())
     assert model.training, "a failure leaves the model as it was, too"
