@@ -23,6 +23,7 @@ from rtx_lab.core.device import Device
 from rtx_lab.core.errors import RunError
 from rtx_lab.core.memory import OutOfMemory, forget, is_out_of_memory
 from rtx_lab.core.parallel import Ranks
+from rtx_lab.core.recovery import latest_of
 from rtx_lab.core.signals import Stopped, StopSignal
 from rtx_lab.core.training import Ended, Outcome, Plan, Training, TrainState
 from rtx_lab.core.types import Batch, Record, Task
@@ -35,7 +36,7 @@ _SMALLEST_SCALE = 2.0**-14
 
 def resume(store: Store, model: nn.Module, update: Update, device: Device) -> TrainState:
     """Continue a run from its newest whole checkpoint, or from the start; events name the damaged ones passed over."""
-    found, skipped = checkpoint.newest(store.folder)
+    found, skipped = latest_of(store)
     state = _restore(found, model, update, device) if found else TrainState()
     state.events += [{"event": "checkpoint_skipped", "step": state.step, "reason": problem} for problem in skipped]
     return state

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rtx_lab.core import checkpoint, device
+from rtx_lab.core import device, recovery
 from rtx_lab.core.components import bind
 from rtx_lab.core.errors import UsageError
 from rtx_lab.core.rundir import RunDir
@@ -76,11 +76,12 @@ def check_inputs(settled: Settled) -> None:
             f"dataset.max_source_length={longest} and max_target_length={dataset.max_target_length} must not exceed "
             f"model.max_seq_len={positions}: shorten the one or raise the other"
         )
-    for split in ("train", "validation", "test") if run.budget.steps != 0 else ("validation", "test"):
-        dataset.sources[split].digest()  # finds the files, or says what is missing
     for place in (run.init_from, run.resume_from):
         if place is not None:
-            checkpoint.find(Path(place))
+            recovery.check_fits(_weightless(run.model), Path(place))
+    if "vocab_size" in run.model:  # opens the splits: what is missing or broken is said here, and encoding is done once
+        splits = ("train", "validation", "test") if run.budget.steps != 0 else ("validation", "test")
+        dataset.check_vocabulary(run.model["vocab_size"], splits)
 
 
 def finished(settled: Settled, directory: RunDir) -> dict[str, Any] | None:
@@ -91,11 +92,23 @@ def finished(settled: Settled, directory: RunDir) -> dict[str, Any] | None:
     result = directory.read_result()
     if result is None or result.get("status") != "done" or settled.run.run_anyway:
         return None
-    then = (result.get("digests") or {}).get("data")
-    now = bind(settled.run.dataset)().digest()
-    if then != now:
+    then = result.get("digests") or {}
+    changed = [
+        name for name, now in input_digests(settled, bind(settled.run.dataset)()).items() if then.get(name) != now
+    ]
+    if changed:
         raise UsageError(
-            f"{directory.path} is done, but its data have changed since ({str(then)[:12]} then, {now[:12]} now): "
-            "put the old data back, or train again with run_anyway=true"
+            f"{directory.path} is done, but these inputs have changed since: {', '.join(changed)}; "
+            "put the old ones back, or train again with run_anyway=true"
         )
     return result
+
+
+def input_digests(settled: Settled, dataset: Any) -> dict[str, str]:
+    """Digests of what a run reads: data, tokenizer, and the checkpoint that it starts from."""
+    found = {"data": dataset.digest(), "tokenizer": dataset.tokenizer.digest}
+    for key in ("init_from", "resume_from"):
+        place = getattr(settled.run, key)
+        if place is not None:
+            found[key] = recovery.content_digest(Path(place))
+    return found

@@ -27,7 +27,7 @@ from rtx_lab.core.signals import Stopped, StopSignal, exit_code
 from rtx_lab.core.training import Outcome, Plan, TrainState
 from rtx_lab.core.types import Cut, Task
 from rtx_lab.evaluate import evaluate
-from rtx_lab.preflight import Examination, examine, finished
+from rtx_lab.preflight import Examination, examine, finished, input_digests
 from rtx_lab.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,8 @@ def _attempt(settled: Settled, directory: RunDir) -> dict[str, Any]:
         reason = f"{type(error).__name__}: {first_line} (traceback in {directory.path / 'train.log'})"
         result |= {"status": kind, "reason": reason}
         memory.forget(error)
-    result["time_s"] = round(time.time() - started + float(before.get("time_s") or 0.0), 3)
+    earlier = before.get("time_s")
+    result["time_s"] = round(time.time() - started + (earlier if isinstance(earlier, (int, float)) else 0.0), 3)
     return result | {"versions": record.versions(), "git": record.git_state(Path(__file__).parent)}
 
 
@@ -127,7 +128,7 @@ def _train_and_evaluate(settled: Settled, parts: Parts, directory: RunDir, stop:
         _find_micro_batch(parts, examined)
     plan = Plan.of(run.budget, task.steps_per_epoch if run.budget.steps != 0 else 1)
     update = bind(run.optim)(parts.model, max(1, plan.steps))
-    store = checkpoint.Store(folder=directory.checkpoints, keep_last=run.budget.keep_last)
+    store = checkpoint.Store(folder=directory.checkpoints, keep_last=run.budget.keep_last, owner=settled.signature)
     state = _starting_point(parts, update, store)
     parts.model.gradient_checkpointing = run.budget.gradient_checkpointing  # type: ignore[assignment]
     if run.hardware.compile:
@@ -140,7 +141,7 @@ def _train_and_evaluate(settled: Settled, parts: Parts, directory: RunDir, stop:
     result: dict[str, Any] = {"total_steps": plan.steps}
     try:
         outcome = _train(parts, update, plan, store, state, directory, tracker, stop)
-        result |= _describe(parts, examined, outcome)
+        result |= _describe(settled, parts, examined, outcome)
         if outcome.status != "done":
             return result | {"exit_code": exit_code(outcome.signum) if outcome.status == "interrupted" else 1}
         best = checkpoint.best(store.folder) if plan.steps else None
@@ -173,9 +174,6 @@ def build(run: RunConfig) -> Parts:
         world_size=ranks.world_size,
     )
     task: Task = bind(run.task)(dataset=dataset, cut=cut, generation=run.generation)
-    splits = ("train", "validation", "test") if budget.steps != 0 else ("validation", "test")
-    if "vocab_size" in run.model:
-        dataset.check_vocabulary(run.model["vocab_size"], splits)
     return Parts(run, place, ranks, dataset, model, task)
 
 
@@ -240,7 +238,7 @@ def _train(
         )  # fmt: skip
 
 
-def _describe(parts: Parts, examined: Examination, outcome: Outcome) -> dict[str, Any]:
+def _describe(settled: Settled, parts: Parts, examined: Examination, outcome: Outcome) -> dict[str, Any]:
     """What a result says of training, whichever way it ended."""
     if outcome.data_wait > PATIENT_SHARE:
         log.warning(
@@ -258,7 +256,7 @@ def _describe(parts: Parts, examined: Examination, outcome: Outcome) -> dict[str
         "parents": [parent for parent in (parts.run.init_from, parts.run.resume_from) if parent],
         "peak_memory_gb": parts.device.peak_memory_gb(),
         "energy_kwh": parts.energy.kwh,
-        "digests": {"data": parts.dataset.digest(), "tokenizer": parts.dataset.tokenizer.digest},
+        "digests": input_digests(settled, parts.dataset),
         "events": parts.events + outcome.state.events,
     }
 

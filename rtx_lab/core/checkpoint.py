@@ -35,6 +35,8 @@ class Store:
 
     folder: Path
     keep_last: int = 3
+    owner: str = ""
+    """Signature of the run that writes here; a run goes on from its own checkpoints alone."""
 
 
 def save(
@@ -64,7 +66,7 @@ def save(
         text = json.dumps(document).encode()
         digests["state.json"] = tensorfile.write_chunks(temporary / "state.json", iter([text]))
         files = {name: {"bytes": (temporary / name).stat().st_size, "sha256": digests[name]} for name in digests}
-        manifest = _seal({"format": FORMAT, "step": state["step"], "files": files})
+        manifest = _seal({"format": FORMAT, "step": state["step"], "owner": store.owner, "files": files})
         tensorfile.write_chunks(temporary / "manifest.json", iter([manifest]))
     _prune(store, state)
     return target
@@ -279,6 +281,12 @@ def restore(
 
 
 def _set_weights(model: nn.Module, weights: Mapping[str, Tensor], checkpoint: Path) -> None:
+    refuse_other_model(model, weights, checkpoint)
+    model.load_state_dict(weights)
+
+
+def refuse_other_model(model: nn.Module, weights: Mapping[str, Tensor], checkpoint: Path) -> None:
+    """Raise UsageError if names or shapes differ; changes nothing."""
     own = model.state_dict()
     for name in [*own, *weights]:
         here = tuple(own[name].shape) if name in own else None
@@ -286,4 +294,3 @@ def _set_weights(model: nn.Module, weights: Mapping[str, Tensor], checkpoint: Pa
         if here != there:
             spell = [f"shape {shape}" if shape is not None else "no such tensor" for shape in (there, here)]
             raise UsageError(f"{checkpoint} belongs to another model: {name} has {spell[0]} there and {spell[1]} here")
-    model.load_state_dict(weights)

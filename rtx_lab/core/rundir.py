@@ -52,6 +52,16 @@ def _canonical(value: Any) -> Any:
     return value
 
 
+def parent_identity(place: str) -> str:
+    """How a parent enters the signature of a run: by its own signature, however its folder is spelled."""
+    path = Path(os.path.abspath(place))
+    for run, rest in ((path, ""), (path.parent, path.name), (path.parent.parent, path.name)):
+        result = RunDir(run).read_result()
+        if result is not None and result.get("signature"):
+            return f"{result['signature']}/{rest}"
+    return str(path)
+
+
 def readable(config: Mapping[str, Any]) -> str:
     """Name a run by its values: model, size, dataset, seed. Two spellings of one command give one name."""
     model, dataset = config.get("model") or {}, config.get("dataset") or {}

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rtx_lab.core.components import check_component
 from rtx_lab.core.errors import UsageError
-from rtx_lab.core.rundir import readable, signature
+from rtx_lab.core.rundir import parent_identity, readable, signature
 from rtx_lab.core.sections import Budget, Generation, Hardware, Tracking
 
 COMPONENTS = ("model", "dataset", "optim", "task")
@@ -56,7 +56,10 @@ class Settled:
 
     @property
     def signature(self) -> str:
-        return signature(self.config)
+        parents = {
+            key: parent_identity(place) for key in ("init_from", "resume_from") if (place := self.config.get(key))
+        }
+        return signature({**self.config, **parents})
 
     @property
     def directory(self) -> str:

@@ -50,6 +50,7 @@ def run_job(config: DictConfig) -> float | None:
 
 def enter(main: Callable[[], Any]) -> int:
     """Run a Hydra main and return the exit code: 0 done, 2 usage, 1 failed, 4 partly failed, 130/143 stopped."""
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # wherever -m was typed
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own errors and exits before we can explain them
     before = {signum: signal.signal(signum, leave) for signum in (signal.SIGTERM, signal.SIGUSR1)}
     try:

@@ -3,6 +3,7 @@
 import json
 import logging
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rtx_lab.core.rundir import RunDir, find_runs
+from rtx_lab.core.rundir import RunDir, find_runs, write_json
 from rtx_lab.sweep.door import enter
 
 ROOT = Path(__file__).parent.parent.parent
@@ -74,6 +75,7 @@ def _nothing_written(folder):
         (["dataset.num_train=0"], "dataset.num_train must be at least 1"),
         (["-m", "phase=main,smoke"], "sweep one phase at a time"),
         (["-m", "model.num_slots=64,-2,abc"], "got -2"),
+        (["seed=1", "-m", "model.num_slots=64,-2"], "got -2"),
         (["-m", "optim.lr=1e-3,inf", "model.num_slots=8,x"], "got 'x'"),
     ],
 )
@@ -152,7 +154,7 @@ def test_a_changed_input_is_refused_not_skipped(command, tmp_path):
     run.result_path.write_text(json.dumps(result))
     code, text = command(*TINY, "budget.steps=1")
     assert code == 2
-    assert "its data have changed since" in text
+    assert "these inputs have changed since: data" in text
 
 
 def test_a_sweep_runs_each_experiment_once_and_tells(command, tmp_path):
@@ -261,3 +263,51 @@ def test_help_imports_nothing_heavy():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_weights_of_another_model_are_refused_before_anything_is_written(command, tmp_path):
+    assert command(*TINY, "budget.steps=1")[0] == 0
+    (run,) = find_runs(tmp_path / "multirun")
+    code, text = command(*TINY, "budget.steps=1", "model.d_model=32", f"init_from={run.path}")
+    assert code == 2
+    assert "belongs to another model" in text
+    assert find_runs(tmp_path / "multirun") == [run]
+
+
+def test_a_parent_is_one_experiment_however_it_is_spelled_and_refused_once_it_changed(command, tmp_path):
+    assert command(*TINY, "budget.steps=1")[0] == 0
+    (parent,) = find_runs(tmp_path / "multirun")
+    child = (*TINY, "budget.steps=1", "seed=7")
+    assert command(*child, f"init_from={parent.path}")[0] == 0
+    code, text = command(*child, f"init_from={parent.path.relative_to(tmp_path)}")
+    assert code == 0
+    assert "already done" in text
+    shutil.rmtree(parent.checkpoints)
+    donor = next(run for run in find_runs(tmp_path / "multirun") if run.path != parent.path)
+    shutil.copytree(donor.checkpoints, parent.checkpoints)
+    code, text = command(*child, f"init_from={parent.path}")
+    assert code == 2
+    assert "these inputs have changed since: init_from" in text
+
+
+def test_a_broken_line_is_named_and_leaves_nothing(command, tmp_path, monkeypatch):
+    data = tmp_path / "data" / "strategy_qa"
+    data.mkdir(parents=True)
+    line = json.dumps({"qid": "a", "question": "Is it so?", "answer": True})
+    for name in ("train90", "dev10"):
+        (data / f"{name}.jsonl").write_text(f"{line}\n{line}\n{{broken\n")
+    monkeypatch.setenv("RTX_LAB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("RTX_LAB_TOKENIZERS", str(_words_as_t5(tmp_path)))
+    code, text = command("dataset=strategyqa", "dataset.rows={train90: 3, dev10: 3}", "hardware=cpu")
+    assert code == 1, text
+    assert "train90.jsonl:3" in text
+    assert not (tmp_path / "multirun").exists()
+
+
+def _words_as_t5(folder):
+    """The shipped vocabulary under the name of T5's: a tokenizer that needs no network."""
+    place = folder / "tokenizers" / "t5"
+    place.mkdir(parents=True)
+    shutil.copy(ROOT / "rtx_lab" / "data" / "assets" / "words" / "tokenizer.json", place)
+    write_json(place / "tokenizer_config.json", {"pad_token": "<pad>", "eos_token": "</s>"})
+    return place.parent
