@@ -167,7 +167,8 @@ def _fill(run: RunConfig) -> None:
     if budget.steps is not None:
         budget.epochs = None
     if budget.micro_batch is None:
-        limit = budget.global_batch if budget.micro_tokens else 16 if width >= 512 else 32
+        usual = 64 if width < SEED_WIDTH else 32 if width < 2 * SEED_WIDTH else 16
+        limit = budget.global_batch if budget.micro_tokens else usual
         budget.micro_batch = _largest_divisor(budget.global_batch, limit)
     if budget.eval_batch is None:
         budget.eval_batch = 64 if budget.micro_batch == "auto" else 2 * budget.micro_batch

@@ -16,7 +16,7 @@ class Budget:
     """How much to train, in what pieces, and how often to look."""
 
     global_batch: int = 64
-    micro_batch: Any = None  # a number, `auto`, or null: 32, and 16 from width 512 on
+    micro_batch: Any = None  # a number, `auto`, or null: 64 below width 256, then 32, 16 from 512 on
     micro_tokens: int | None = None  # most tokens of a micro-batch, padding included; a limit beside micro_batch
     eval_batch: int | None = None  # null: twice the micro-batch
     epochs: float | None = 20.0

@@ -80,7 +80,7 @@ def difficulty_cycle(weights: dict[int, int]) -> list[int]:
 
 def reasoning(
     *,
-    num_train: int = 12800,
+    num_train: int = 8000,
     num_validation: int = 512,
     num_test: int = 1536,
     data_seed: int = DATA_SEED,
@@ -89,7 +89,7 @@ def reasoning(
     """Multiple choice over relational chains, boolean deduction and comparisons, difficulty 1 to 6.
 
     `reasoning.py` tells how they are made, and the mix. The counts are rows per split; `data_seed` fixes the items and
-    has nothing to do with the seed of a run. 12800 rows are 200 steps of 64.
+    has nothing to do with the seed of a run. 8000 rows are 125 steps of 64.
     """
     sizes = {"train": num_train, "validation": num_validation, "test": num_test}
     sources = _sources("reasoning", puzzles.make, puzzles, data_seed, sizes)
@@ -100,7 +100,7 @@ def reasoning(
 
 def arithmetic(
     *,
-    num_train: int = 12800,
+    num_train: int = 8000,
     num_validation: int = 512,
     num_test: int = 1536,
     data_seed: int = DATA_SEED,

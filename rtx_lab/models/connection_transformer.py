@@ -140,7 +140,7 @@ class ConnectionTransformer(nn.Module, PyTorchModelHubMixin, library_name="rtx_l
         return states, torch.stack(changes, dim=1)
 
     def _step(self, h_BND: Tensor, mix: Callable[[Tensor], Tensor], norm: nn.Module) -> tuple[Tensor, Tensor]:
-        update_BND = torch.relu(mix(h_BND))
+        update_BND = mix(h_BND).relu_()
         new_BND = norm(h_BND + update_BND)
         return new_BND, self.measure(h_BND, update_BND, new_BND)
 

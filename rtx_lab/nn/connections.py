@@ -179,11 +179,12 @@ class DiagConnection(nn.Module):
     def operator(self) -> Mix:
         """Return the function (B, N, D) -> (B, N, D) for the steps of one pass, the diagonal masked once."""
         pair_RJI = self.pair.masked_fill(_diagonal(self.pair.shape[1], self.pair.device), 0)
+        write = self.write * self.scale  # once a pass: the panels are smaller than the state
 
         def mix(h_BND: Tensor) -> Tensor:
             y_RIB = _apply_panels(h_BND, self.read).permute(2, 0, 1)
             z_JBR = torch.bmm(pair_RJI, y_RIB).permute(1, 2, 0)
-            return torch.bmm(z_JBR, self.write).transpose(0, 1) * self.scale
+            return torch.bmm(z_JBR, write).transpose(0, 1)
 
         return mix
 

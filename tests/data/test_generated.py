@@ -25,7 +25,7 @@ def texts(dataset, split):
 def test_no_text_is_in_two_splits_nor_twice_where_it_is_judged(make):
     dataset = make()
     train, validation, test = (texts(dataset, split) for split in ("train", "validation", "test"))
-    assert (len(train), len(validation), len(test)) == (12800, 512, 1536)
+    assert (len(train), len(validation), len(test)) == (8000, 512, 1536)
     assert len(set(validation)) == 512
     assert len(set(test)) == 1536
     assert not set(train) & set(validation)
