@@ -116,7 +116,9 @@ def _execute(settled: Settled, directory: RunDir, stop: StopSignal) -> dict[str,
     read_env_file()
     parts = build(settled.run)
     try:
-        return _train_and_evaluate(settled, parts, directory, stop)
+        result = _train_and_evaluate(settled, parts, directory, stop)
+        parallel.leave_together(parts.ranks)
+        return result
     finally:
         parallel.leave(parts.ranks)
 

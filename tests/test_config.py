@@ -81,7 +81,7 @@ def test_two_spellings_are_one_directory(composed):
             (),
             ("model.num_slots=32",),
             ("hardware=cpu",) if not _has_gpu() else (),
-            ("tracking.wandb=offline", "model.d_model=64", "budget.micro_batch=32"),
+            ("tracking.wandb=offline", "model.d_model=64", "budget.micro_batch=64"),
             ("hardware.num_workers=1",),
         )
     }

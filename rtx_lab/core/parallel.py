@@ -82,8 +82,15 @@ def join(device_type: str) -> Ranks:
     return Ranks(dist.get_rank(), world_size)
 
 
+def leave_together(ranks: Ranks) -> None:
+    """Part from the other processes once all have come here: one that left early could break off another's last word."""
+    if not ranks.alone and dist.is_initialized():
+        dist.barrier()
+    leave(ranks)
+
+
 def leave(ranks: Ranks) -> None:
-    """Part from the other processes."""
+    """Part from the other processes at once, as after a failure that they may not know of."""
     if not ranks.alone and dist.is_initialized():
         dist.destroy_process_group()
 

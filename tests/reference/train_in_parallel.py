@@ -111,7 +111,7 @@ def main() -> None:
     failures(pair)
     stops(pair)
     (OUT / f"{pair.ranks.rank}.json").write_text(json.dumps(pair.seen))
-    parallel.leave(pair.ranks)
+    parallel.leave_together(pair.ranks)
 
 
 if __name__ == "__main__":
