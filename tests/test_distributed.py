@@ -28,6 +28,8 @@ def seen(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     script = [str(TESTS / "reference" / "train_in_parallel.py"), str(out)]
     done = subprocess.run([*command, *script], env=environment, capture_output=True, text=True, timeout=240)
+    if "terminate called without an active exception" in done.stderr:  # gloo's threads, now and then, at exit
+        done = subprocess.run([*command, *script], env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return {"out": out, "ranks": [json.loads((out / f"{rank}.json").read_text()) for rank in (0, 1)]}
 

@@ -83,7 +83,7 @@ def join(device_type: str) -> Ranks:
 
 
 def leave_together(ranks: Ranks) -> None:
-    """Part from the other processes once all have come here: one that left early could break off another's last word."""
+    """Part from the other processes once all have come here, so that nobody's last word is broken off."""
     if not ranks.alone and dist.is_initialized():
         dist.barrier()
     leave(ranks)
