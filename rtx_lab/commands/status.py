@@ -64,9 +64,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def list_runs(root: Path) -> list[RunDir]:
-    """Return the runs below `root`; wandb and exported folders keep a config.yaml of their own and are no runs."""
-    runs = [run for run in find_runs(root) if "wandb" not in run.path.relative_to(root).parts]
-    return [run for run in runs if not (run.path / "config.json").exists()]
+    """Return the runs below `root`; exported folders keep a config.yaml of their own and are no runs."""
+    return [run for run in find_runs(root) if not (run.path / "config.json").exists()]
 
 
 def read_row(run: RunDir) -> Row:
