@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections.abc
 import difflib
+import functools
 import importlib
 import inspect
 import types
@@ -47,8 +48,7 @@ def check_component(section: str, node: Mapping[str, Any]) -> list[str]:
         target = locate(str(node["_target_"]))
     except UsageError as error:
         return [f"{section}: {problem}" for problem in error.problems]
-    signature = inspect.signature(target)
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    signature, hints = _describe(target)
     given = _arguments(node)
     problems = [
         f"{section}.{key} is missing: give it a value" for key in _needed(section, signature) if key not in given
@@ -61,6 +61,12 @@ def check_component(section: str, node: Mapping[str, Any]) -> list[str]:
         elif key in hints and not _matches(value, hints[key]):
             problems.append(f"{section}.{key} must be {_spell(hints[key])}, got {value!r}")
     return problems
+
+
+@functools.cache
+def _describe(target: Callable[..., Any]) -> tuple[inspect.Signature, dict[str, Any]]:
+    """Signature and annotations of a target; a sweep asks for the same few hundreds of times."""
+    return inspect.signature(target), typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
 
 
 def _needed(section: str, signature: inspect.Signature) -> list[str]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 import traceback
-import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
 from rtx_lab.core.device import GB, Device
+from rtx_lab.core.live_bytes import LiveBytes
 from rtx_lab.core.types import Batch, Task
 
 T = TypeVar("T")
@@ -23,9 +21,9 @@ _TEXTS = re.compile(
     r"DefaultCPUAllocator: can't allocate memory|DefaultCPUAllocator: not enough memory",
     re.IGNORECASE,
 )
-_USABLE = 0.92
+USABLE = 0.92
 """Share of the memory that tensors may fill: allocators round up and fragment."""
-_PROCESS_BYTES = 0.75 * GB
+PROCESS_BYTES = 0.75 * GB
 """What a process needs besides tensors: libraries, or the context on a GPU."""
 
 
@@ -89,35 +87,9 @@ def with_halving(
     return results, limit
 
 
-class LiveBytes(TorchDispatchMode):
-    """Follows the bytes of all tensor storages created while it is entered; `peak` is the most that lived at once.
-
-    Works on real and on fake tensors alike. What a kernel allocates and frees inside itself is not seen.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        inputs = {id(s) for s in map(_storage, pytree.tree_leaves((args, kwargs))) if s is not None}
-        for leaf in pytree.tree_leaves(out):
-            storage = _storage(leaf)
-            if storage is not None and id(storage) not in inputs and storage not in self._seen:
-                self._seen.add(storage)
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._freed, storage.nbytes())
-        return out
-
-    def _freed(self, size: int) -> None:
-        self.now -= size
-
-
-def _storage(leaf: Any) -> Any:
-    return leaf.untyped_storage() if isinstance(leaf, Tensor) else None
+def room_bytes(memory_gb: float) -> float:
+    """What tensors may fill of a memory of `memory_gb`."""
+    return USABLE * memory_gb * GB - PROCESS_BYTES
 
 
 def largest_micro_batch(per_step: int, bytes_of: Callable[[int], float], room: float) -> int:
@@ -143,7 +115,7 @@ def fit_micro_batch(model: nn.Module, task: Task, device: Device, per_step: int,
     size; on a CPU live tensor bytes of two small sizes decide. `state_bytes`: what the optimizer will still allocate.
     The same model and `hardware.memory_gb` give the same answer; what other programs hold is left to the halving.
     """
-    room = _USABLE * device.memory_gb * GB - _PROCESS_BYTES - state_bytes
+    room = room_bytes(device.memory_gb) - state_bytes
     measure = _gpu_peak if device.is_cuda else _cpu_peak
     size = largest_micro_batch(per_step, lambda m: measure(model, task, device, m), room)
     while device.is_cuda and size > 1 and measure(model, task, device, size) > room:

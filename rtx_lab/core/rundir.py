@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,14 @@ from rtx_lab.core.errors import RunError
 STATUSES = ("done", "out_of_memory", "diverged", "failed", "interrupted", "refused", "pruned")
 """Terminal states; `running`, `killed` and `new` are read from the lock and the files."""
 
-UNSIGNED = frozenset({"tracking", "plan", "run_anyway", "inherit", "stages", "report", "expect"})
+UNSIGNED = frozenset({"tracking", "plan", "run_anyway", "inherit", "expect", "labels", "exclusive"})
 """Top-level keys that do not change what a run computes."""
 
 _HELD: set[Path] = set()
 """Runs that this process holds: POSIX drops a lock when *any* handle on its file is closed, so ours stays unopened."""
+
+_PAUSES_S = (0.01, 0.05, 0.2, None)
+"""Between the tries to take a lock: `status` holds it shared for the instant in which it looks."""
 
 UNSIGNED_NESTED = {
     "hardware": ("num_workers", "memory_gb", "power_w", "peak_tflops", "bandwidth_gb_s"),
@@ -39,14 +43,15 @@ def signature(config: Mapping[str, Any]) -> str:
     for section, keys in UNSIGNED_NESTED.items():
         if isinstance(kept.get(section), Mapping):
             kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
-    return hashlib.sha256(json.dumps(_canonical(kept), sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(canonical(kept), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _canonical(value: Any) -> Any:
+def canonical(value: Any) -> Any:
+    """A plain tree in the form in which two spellings of one value are equal: 1.0 is 1, a tuple is a list."""
     if isinstance(value, Mapping):
-        return {str(key): _canonical(item) for key, item in value.items()}
+        return {str(key): canonical(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_canonical(item) for item in value]
+        return [canonical(item) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
@@ -105,6 +110,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None where there is none or it cannot be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def _finite(value: Any) -> Any:
     """JSON has no nan or infinity; other readers than Python's refuse them."""
     if isinstance(value, float):
@@ -135,6 +149,10 @@ class RunDir:
         return self.path / "result.json"
 
     @property
+    def plan_path(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
     def predictions_path(self) -> Path:
         return self.path / "predictions.jsonl"
 
@@ -148,11 +166,11 @@ class RunDir:
 
     def read_result(self) -> dict[str, Any] | None:
         """The record of the last attempt, None where there is none or it cannot be read."""
-        try:
-            value = json.loads(self.result_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return value if isinstance(value, dict) else None
+        return read_json(self.result_path)
+
+    def read_plan(self) -> dict[str, Any] | None:
+        """What was known before the run was started: its price, its parents; None where there is none."""
+        return read_json(self.plan_path)
 
     def status(self) -> str:
         """One of STATUSES, or `running` (lock held), `killed` (started, no result, free lock), `new`."""
@@ -165,7 +183,7 @@ class RunDir:
 
     def is_locked(self) -> bool:
         """Whether a living process, this one included, holds this run."""
-        if self.path.resolve() in _HELD:
+        if _HELD and self.path.resolve() in _HELD:
             return True
         try:
             with open(
@@ -173,7 +191,7 @@ class RunDir:
             ) as file:  # a shared lock needs no right to write: runs of others, read-only disks
                 fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 return False
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
             return True
@@ -189,10 +207,14 @@ class RunDir:
         if key in _HELD:
             raise RunError(taken)
         with open(self.lock_path, "a+b") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(taken) from error
+            for pause_s in _PAUSES_S:
+                try:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if pause_s is None:
+                        raise RunError(taken) from error
+                    time.sleep(pause_s)
             _HELD.add(key)
             try:
                 yield
@@ -244,9 +266,23 @@ class RunDir:
                     yield value
 
 
-def find_runs(root: Path) -> list[RunDir]:
-    """Every run directory at or below `root`, in path order; a run is a folder with a config.yaml."""
-    if (root / "config.yaml").is_file():
-        return [RunDir(root)]
-    found = (path.parent for path in sorted(root.glob("**/config.yaml")))
-    return [RunDir(path) for path in found if "wandb" not in path.relative_to(root).parts]  # wandb keeps its own
+def find_runs(root: Path, marks: Collection[str] = ("config.yaml",)) -> list[RunDir]:
+    """Every run directory at or below `root`, in path order; a run is a folder that holds a file named in `marks`.
+
+    Nothing below a run is looked at: ten thousand runs have a million files.
+    """
+    return [RunDir(Path(path)) for path in sorted(_walk(str(root), marks))]
+
+
+def _walk(folder: str, marks: Collection[str]) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            found = list(entries)
+    except OSError:
+        return
+    if any(entry.name in marks and entry.is_file() for entry in found):
+        yield folder
+        return
+    for entry in found:
+        if entry.name != "wandb" and entry.is_dir(follow_symlinks=False):  # wandb keeps config.yaml files of its own
+            yield from _walk(entry.path, marks)

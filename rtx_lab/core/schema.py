@@ -6,6 +6,7 @@ no torch until `hardware=auto` has to look at the machine, so that `--help` stay
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 from collections.abc import Callable
@@ -45,6 +46,10 @@ class RunConfig:
     resume_from: str | None = None  # weights, optimizer and step of a run or checkpoint
     plan: bool = False  # print what would be done, touch nothing
     run_anyway: bool = False  # run what the gate would refuse or skip
+    inherit: Any = None  # values or weights from an earlier phase: rtx_lab.sweep.parents
+    expect: list[Any] = field(default_factory=list)  # claims that the report judges
+    labels: dict[str, Any] = field(default_factory=dict)  # names for values in tables, as `model.num_slots=64: 4to1`
+    exclusive: bool = False  # measures time or memory: one job per device
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +100,14 @@ def settle(
 
 
 _SECTIONS = {"hardware": Hardware, "budget": Budget, "generation": Generation, "tracking": Tracking}
-_SCALARS = ("phase", "seed", "init_from", "resume_from", "plan", "run_anyway")
+_SCALARS = (
+    *("phase", "seed", "init_from", "resume_from", "plan", "run_anyway"),
+    *("inherit", "expect", "labels", "exclusive"),
+)
 
 
 def _plain(config: DictConfig | dict[str, Any], problems: list[str]) -> dict[str, Any]:
-    if isinstance(config, DictConfig):
-        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        try:
-            plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
-        except OmegaConfBaseException as error:
-            raise UsageError(str(error).splitlines()[0]) from error
-    else:
-        plain = config
-    assert isinstance(plain, dict)
+    plain = plain_of(config) if isinstance(config, DictConfig) else config
     names = [f.name for f in fields(RunConfig)]
     for key in plain:
         if key not in names:
@@ -115,25 +115,54 @@ def _plain(config: DictConfig | dict[str, Any], problems: list[str]) -> dict[str
     return {str(key): value for key, value in plain.items()}
 
 
+def plain_of(config: DictConfig) -> dict[str, Any]:
+    """A composed config without Hydra's own node, as plain values. Raises UsageError for what cannot be resolved."""
+    try:
+        return {str(key): _resolved(config, key) for key in config if key != "hydra"}
+    except OmegaConfBaseException as error:
+        raise UsageError(str(error).splitlines()[0]) from error
+
+
+def _resolved(config: DictConfig, key: Any) -> Any:
+    value = config[key]
+    return OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
+
+
 def _section(name: str, kind: type, plain: dict[str, Any], problems: list[str]) -> Any:
-    """Merge a plain section into its dataclass; typos and types are problems, and so are values out of range."""
-    node = OmegaConf.structured(kind)
-    OmegaConf.set_struct(node, True)
+    """Turn a plain section into its dataclass; typos and types are problems, and so are values out of range."""
+    known = [f.name for f in fields(kind)]
     prefix = f"{name}." if name else ""
+    values: dict[str, Any] = {}
     before = len(problems)
     for key, value in (plain.get(name) or {}).items():
-        if key not in node:
-            problems.append(f"unknown key `{prefix}{key}`{_nearest(key, list(node), prefix)}")
+        if key not in known:
+            problems.append(f"unknown key `{prefix}{key}`{_nearest(key, known, prefix)}")
             continue
-        try:
-            OmegaConf.update(node, key, value, merge=False)
-        except OmegaConfBaseException as error:
-            problems.append(f"{prefix}{key}: {str(error).splitlines()[0]}")
+        converted, problem = _convert(kind, key, value)
+        values[key] = copy.deepcopy(converted)
+        problems += [f"{prefix}{key}: {problem}"] * bool(problem)
     if len(problems) > before:
         return None
-    section: Any = OmegaConf.to_object(node)
+    section: Any = kind(**values)
     problems += section.problems() if name else []
     return section
+
+
+_CONVERTED: dict[tuple[type, str, str], tuple[Any, str]] = {}
+"""What OmegaConf made of a value; a sweep of hundreds of jobs asks for the same few again and again."""
+
+
+def _convert(kind: type, key: str, value: Any) -> tuple[Any, str]:
+    """The value in the type of its field, or why it cannot be that."""
+    asked = (kind, key, repr(value))
+    if asked not in _CONVERTED:
+        node = OmegaConf.structured(kind)
+        try:
+            OmegaConf.update(node, key, value, merge=False)
+            _CONVERTED[asked] = (getattr(OmegaConf.to_object(node), key), "")
+        except OmegaConfBaseException as error:
+            _CONVERTED[asked] = (None, str(error).splitlines()[0])
+    return _CONVERTED[asked]
 
 
 def _fill_components(plain: dict[str, Any]) -> None:

@@ -13,8 +13,11 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 0}
-"""Exit code of a run that was stopped by a signal; SIGUSR1 is how a cluster announces its time limit: no failure."""
+EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 0, signal.SIGUSR2: 0}
+"""Exit code of a run that was stopped by a signal; the last two are how a cluster announces its time limit: no failure.
+
+SIGUSR2 is submitit's choice and is caught only where it has a handler.
+"""
 
 _TORCHRUN_ECHO_S = 2.0
 """torchrun forwards the Ctrl-C that its workers have already had from the terminal: no second wish within this time."""
@@ -25,7 +28,7 @@ class Stopped(Exception):
 
 
 class StopSignal:
-    """Remembers the first of SIGTERM, SIGINT and SIGUSR1 while it is entered; in other threads it does nothing.
+    """Remembers the first of the signals of EXIT_CODES while it is entered; in other threads it does nothing.
 
     Example: `with StopSignal() as stop: outcome = fit(..., stop=stop)`. Leaving restores the earlier handlers and then
     calls the one whose signal came, if it is a Python function that is neither `leave` nor Python's own for SIGINT.
@@ -39,7 +42,8 @@ class StopSignal:
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
             for signum in EXIT_CODES:
-                self._previous[signum] = signal.signal(signum, self._receive)
+                if signum != signal.SIGUSR2 or callable(signal.getsignal(signum)):
+                    self._previous[signum] = signal.signal(signum, self._receive)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

@@ -79,6 +79,8 @@ class Outcome:
     reason: str
     state: TrainState
     signum: int | None
+    step_time_s: float | None
+    """Mean time of the steps of this process, evaluations and checkpoints left aside."""
     data_wait: float
     """Share of the training time of this process that was spent waiting for data."""
 

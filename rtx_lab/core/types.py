@@ -74,8 +74,19 @@ class Task(Protocol):
         """What can be read from the weights alone, as metrics."""
         ...
 
+    def maps(self, model: nn.Module) -> dict[str, Any]:
+        """What of the weights is worth drawing: JSON values, each kept as `<name>.json` in the run directory."""
+        ...
+
     def example_batch(self, micro_batch: int) -> Batch:
         """The largest batch of `micro_batch` samples that training can meet, for pricing and probing."""
+        ...
+
+    def rehearse(self, model: nn.Module, num_samples: int) -> None:
+        """Compute what scoring the largest `num_samples` samples computes, on empty tensors, for pricing.
+
+        Must trace on fake tensors; nothing is judged and no data is opened.
+        """
         ...
 
     def describe(self, step: int) -> list[str]:

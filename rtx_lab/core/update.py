@@ -26,7 +26,9 @@ class Update:
     """Divide, clip and step: `on_device` or `by_host`. Takes the summed gradients, the summed loss and the weight to
     divide by; returns the norm of the gradient and a flag, 1 if the step was refused."""
     state_bytes: float = 0.0
-    """What the optimizer's state will take, for `budget.micro_batch=auto`."""
+    """What the optimizer's state will take."""
+    paged_bytes: float = 0.0
+    """How much of it moves to host memory when a GPU is full."""
     prepare: Callable[[], Any] = lambda: None
     """Allocate state before the first step where a failure half-way through a step would leave a mixture of weights."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class Window:
         self._metrics: dict[str, list[Tensor]] = {}
         self._weight: list[float] = []
         self._wait_s = self._all_wait_s = self._all_s = 0.0
+        self._all_steps = 0
         self._since = time.perf_counter()
 
     def add(self, step: int, loss: Tensor, norm: Tensor, refused: Tensor, weight: float) -> None:
@@ -69,6 +71,7 @@ class Window:
         now = time.perf_counter()
         self._count("time_s", now - self._since)
         self._count("wait_s", self._wait_s)
+        self._all_steps += len(self._steps)
         self._all_s, self._all_wait_s = self._all_s + now - self._since, self._all_wait_s + self._wait_s
         self._since, self._wait_s = now, 0.0
         for pending in (self._steps, self._losses, self._norms, self._refused, self._weight, self._metrics):
@@ -95,9 +98,10 @@ class Window:
         sums.clear()
         return line
 
-    def data_wait(self) -> float:
-        """Share of this process's training time that was spent waiting for data."""
-        return self._all_wait_s / self._all_s if self._all_s else 0.0
+    def times(self) -> dict[str, Any]:
+        """Of this process: the mean time of a step, None before the first, and the share spent waiting for data."""
+        mean = self._all_s / self._all_steps if self._all_steps else None
+        return {"step_time_s": mean, "data_wait": self._all_wait_s / self._all_s if self._all_s else 0.0}
 
     def _count(self, name: str, value: float) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value

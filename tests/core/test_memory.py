@@ -136,10 +136,10 @@ def test_auto_fills_the_memory_it_is_told_and_says_the_same_twice():
         def __init__(self, gb):
             self.memory_gb = gb
 
-    fixed = memory._PROCESS_BYTES / GB
+    fixed = memory.PROCESS_BYTES / GB
     sizes = {}
     for gb in (0.02, 0.06, 0.12):
-        told = Told((fixed + gb) / memory._USABLE)
+        told = Told((fixed + gb) / memory.USABLE)
         model = Heavy()
         sizes[gb] = memory.fit_micro_batch(model, HeavyTask(), told, 16, state_bytes=0)
         assert model.scale.grad is None
@@ -151,7 +151,7 @@ def test_auto_fills_the_memory_it_is_told_and_says_the_same_twice():
 
 def test_auto_leaves_room_for_the_optimizer():
     device = host()
-    free = memory._USABLE * device.memory_gb * GB - memory._PROCESS_BYTES
+    free = memory.USABLE * device.memory_gb * GB - memory.PROCESS_BYTES
     model = ToyModel()
     assert memory.fit_micro_batch(model, ToyTask(), device, 12, state_bytes=0) == 12
     assert memory.fit_micro_batch(model, ToyTask(), device, 12, state_bytes=free) == 1

@@ -34,6 +34,11 @@ def _changed(section, key, value):
     return changed
 
 
+def test_a_file_in_place_of_a_run_is_no_running_run(tmp_path):
+    (tmp_path / "run").write_text("")
+    assert RunDir(tmp_path / "run").status() == "new"
+
+
 def test_signature_is_blind_to_spelling_and_order():
     assert signature(_changed("model", "num_slots", 32.0)) == signature(CONFIG)
     assert signature(dict(reversed(CONFIG.items()))) == signature(CONFIG)

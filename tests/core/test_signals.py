@@ -50,6 +50,22 @@ def test_the_earlier_handler_is_called_once_all_is_saved():
         signal.signal(signal.SIGUSR1, previous)
 
 
+def test_the_signal_of_submitit_is_caught_where_submitit_is():
+    order = []
+    previous = signal.signal(signal.SIGUSR2, lambda signum, frame: order.append(signum))
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            assert stop.signum == signal.SIGUSR2
+            order.append("saved")
+        assert order == ["saved", signal.SIGUSR2]
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        with StopSignal():
+            assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR2, previous)
+
+
 def test_pythons_own_handler_is_not_called():
     with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)

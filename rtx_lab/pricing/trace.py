@@ -1,0 +1,259 @@
+"""One optimizer step and one scoring of the real task on tensors without memory: what they hold and what they do.
+
+Needs no data, tokenizer, GPU or network: shapes are all that counts. Equal shapes are traced once in a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import _engine_run_backward
+
+from rtx_lab.core.components import bind
+from rtx_lab.core.live_bytes import LiveBytes
+from rtx_lab.core.schema import RunConfig
+from rtx_lab.core.types import Batch, Cut, Task
+from rtx_lab.data.text import TextDataset
+from rtx_lab.pricing.cuda_rules import CudaRules
+from rtx_lab.pricing.data import shape_of
+from rtx_lab.pricing.work import Operators, Work
+
+_CUDA_BLOCK = 512
+"""Bytes that CUDA's caching allocator rounds up to (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize)."""
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_NUMBERS = frozenset(
+    {
+        *("convergence_threshold", "target_steps", "dropout", "readout_weight", "reasoning_cost_weight"),
+        *("ponder_weight", "orthogonal_weight"),
+    }
+)
+"""Settings of models that change numbers and no shape; whether they are zero may switch a part off."""
+_traces: dict[str, Trace] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a run holds in memory at its peak, in bytes, and the operators that it executes.
+
+    Training peaks at `weights + gradients + optimizer + activations`: the first three are what a step holds at its
+    end, `activations` what its peak holds beyond them, batches included; `logits` is the part of these whose last
+    dimension is the vocabulary.
+    """
+
+    parameters: int
+    samples: int
+    """Samples of a micro-batch."""
+    num_micro_batches: int
+    """Micro-batches of an optimizer step."""
+    weights: int
+    gradients: int
+    optimizer: int
+    paged: int
+    """How much of `optimizer` moves to host memory when a GPU is full."""
+    activations: int
+    logits: int
+    evaluation: int
+    """Peak while scoring, weights and optimizer state included."""
+    micro_batch_work: tuple[Operators, ...]
+    """Forward and backward of one micro-batch."""
+    update_work: tuple[Operators, ...]
+    evaluation_work: tuple[Operators, ...]
+    """Scoring of one evaluation batch."""
+
+    @property
+    def states(self) -> int:
+        """Weights, gradients and optimizer state."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def training(self) -> int:
+        """Peak of training."""
+        return self.states + self.activations
+
+    @property
+    def peak(self) -> int:
+        """The most that training or scoring holds at once."""
+        return max(self.training, self.evaluation)
+
+
+def trace(run: RunConfig, micro_batch: int) -> Trace:
+    """Trace one step in micro-batches of `micro_batch` samples of the largest shape, and one scoring.
+
+    `hardware.compile` is not seen: a compiled step holds at most what this one holds. One process is traced, whatever
+    the number of ranks.
+    """
+    key = shape_key(run, micro_batch)
+    if key not in _traces:
+        dataset = shape_of(run).dataset
+        _traces[key] = _trace(run, dataset, _samples(run, dataset, micro_batch))
+    return _traces[key]
+
+
+def num_traced() -> int:
+    """How many different shapes this process knows."""
+    return len(_traces)
+
+
+def knows(key: str) -> bool:
+    """Whether this shape needs no tracing any more."""
+    return key in _traces
+
+
+def remember(traces: Mapping[str, Trace]) -> None:
+    """Take what other processes have traced."""
+    _traces.update(traces)
+
+
+def shape_key(run: RunConfig, micro_batch: int) -> str:
+    """Runs of equal key have equal traces; learning rate, seed and thresholds are not part of it."""
+    dataset = shape_of(run).dataset
+    return _shape(run, dataset, _samples(run, dataset, micro_batch))
+
+
+def _samples(run: RunConfig, dataset: TextDataset, micro_batch: int) -> int:
+    tokens = run.budget.micro_tokens
+    longest = max(dataset.max_source_length, dataset.max_target_length)
+    return micro_batch if tokens is None else max(1, min(micro_batch, tokens // longest))
+
+
+def _shape(run: RunConfig, dataset: TextDataset, samples: int) -> str:
+    """Everything that a trace depends on."""
+    model = {key: bool(value) if key in _NUMBERS else value for key, value in run.model.items()}
+    lengths = dataset.max_source_length, dataset.max_target_length, dataset.vocab_size, dataset.num_options
+    budget, hardware = run.budget, run.hardware
+    sizes = samples, budget.global_batch, budget.eval_batch, budget.steps == 0, budget.gradient_checkpointing
+    place = hardware.device, hardware.precision
+    names = run.task.get("_target_"), run.optim.get("_target_"), run.optim.get("max_grad_norm") is None
+    return json.dumps([model, lengths, sizes, place, names, run.generation.num_beams], sort_keys=True, default=str)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a piece of work adds to what was there before: its peak, the logits of that moment, its operators."""
+
+    peak: int = 0
+    logits: int = 0
+    work: tuple[Operators, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """What a run holds between two steps, in bytes; `paged` is the part of `optimizer` that can move to the host."""
+
+    weights: int
+    gradients: int = 0
+    optimizer: int = 0
+    paged: int = 0
+
+
+def state_bytes(run: RunConfig) -> States:
+    """Count weights, gradients and optimizer state of a model without memory; nothing is traced."""
+    with FakeTensorMode():
+        model = bind(run.model)()
+    return _states(run, model)
+
+
+def _states(run: RunConfig, model: nn.Module) -> States:
+    weights = _bytes([*model.parameters(), *model.buffers()])
+    if run.budget.steps == 0:
+        return States(weights)
+    update = bind(run.optim)(model, 1)  # under no fake mode: bitsandbytes computes tables when it is built
+    gradients = _bytes(param for param in model.parameters() if param.requires_grad)
+    return States(weights, gradients, int(update.state_bytes), int(update.paged_bytes))
+
+
+def _trace(run: RunConfig, dataset: TextDataset, samples: int) -> Trace:
+    task = _task(run, dataset, samples)
+    pieces = -(-run.budget.global_batch // samples)
+    with FakeTensorMode() as fake:
+        model = bind(run.model)()
+    states = _states(run, model)
+    model.gradient_checkpointing = run.budget.gradient_checkpointing
+    with fake, _rules(run):
+        training = _train(run, model, task, task.example_batch(samples), pieces) if states.gradients else _Part()
+        scoring = _score(run, model, task)
+    activations = max(0, training.peak - states.gradients)
+    moved = 2 * states.weights + 4 * states.gradients + 2 * states.optimizer
+    return Trace(
+        parameters=sum(param.numel() for param in model.parameters()),
+        samples=samples, num_micro_batches=pieces,
+        weights=states.weights, gradients=states.gradients, optimizer=states.optimizer, paged=states.paged,
+        activations=activations, logits=min(training.logits, activations),
+        evaluation=states.weights + states.optimizer + scoring.peak,
+        micro_batch_work=training.work,
+        update_work=(Operators(flops=0, moved_bytes=moved, count=1),),  # read and write once, clip in one more pass
+        evaluation_work=scoring.work,
+    )  # fmt: skip
+
+
+def _task(run: RunConfig, dataset: TextDataset, samples: int) -> Task:
+    cut = Cut(
+        seed=run.seed, global_batch=run.budget.global_batch, micro_batch=samples, micro_tokens=None,
+        eval_batch=run.budget.eval_batch or samples, num_workers=0, pin_memory=False, rank=0, world_size=1,
+    )  # fmt: skip
+    return bind(run.task)(dataset=dataset, cut=cut, generation=run.generation)
+
+
+def _train(run: RunConfig, model: nn.Module, task: Task, batch: Batch, pieces: int) -> _Part:
+    """Forward and backward of a micro-batch; of a later one, where the gradients of earlier ones are there already."""
+    model.train()
+    before = 0
+    if pieces > 1:
+        for param in model.parameters():
+            param.grad = torch.empty_like(param) if param.requires_grad else None
+        before = _bytes(param.grad for param in model.parameters() if param.grad is not None)
+    # a GPU gets the micro-batches of a step one by one; on a CPU they are all there
+    before += _bytes(batch.values()) * (1 if run.hardware.device == "cuda" else pieces)
+    work = Work()
+    with _live(run, work) as live:
+        with _autocast(run):
+            loss, _ = task.loss(model, batch)
+        _backward(loss)
+    for param in model.parameters():
+        param.grad = None
+    return _Part(before + live.peak, live.apart_at_peak, work.operators())
+
+
+def _backward(loss: Tensor) -> None:
+    """As `loss.backward()`, which would suspend function modes, and with them the rules of what is recomputed."""
+    _engine_run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
+def _score(run: RunConfig, model: nn.Module, task: Task) -> _Part:
+    model.eval()
+    work = Work()
+    with torch.no_grad(), _live(run, work) as live, _autocast(run):
+        task.rehearse(model, run.budget.eval_batch or 1)
+    return _Part(live.peak, live.apart_at_peak, work.operators())
+
+
+def _rules(run: RunConfig) -> AbstractContextManager[Any]:
+    return CudaRules() if run.hardware.device == "cuda" else contextlib.nullcontext()
+
+
+def _live(run: RunConfig, work: Work) -> LiveBytes:
+    vocab_size = run.model.get("vocab_size")
+    return LiveBytes(
+        block=_CUDA_BLOCK if run.hardware.device == "cuda" else 1,
+        apart=lambda tensor: tensor.ndim > 0 and tensor.shape[-1] == vocab_size,
+        observe=work.observe,
+    )
+
+
+def _autocast(run: RunConfig) -> AbstractContextManager[Any]:
+    dtype = _DTYPES.get(run.hardware.precision or "fp32")
+    return torch.autocast("cpu", dtype=dtype) if dtype else contextlib.nullcontext()
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
