@@ -5,9 +5,15 @@ An absolute threshold on |C| would depend on rank, width and units; nothing here
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+
+MAP_SIDE = 128
+"""Most rows of a strength map on disk; a printed figure shows no more."""
+MAP_BINS = 40
+"""Bins of the histogram beside a strength map."""
 
 
 def connection_sparsity(strength_NN: Tensor) -> float:
@@ -40,6 +46,34 @@ def spectral_radius(matrix_NN: Tensor) -> float:
     """Return the largest modulus among the eigenvalues of a square matrix; 0 for an empty one."""
     matrix_NN = _square(matrix_NN)
     return float(torch.linalg.eigvals(matrix_NN).abs().max()) if matrix_NN.numel() else 0.0
+
+
+def strength_map(strength_NN: Tensor) -> dict[str, Any]:
+    """Return an (N, N) strength matrix as plain numbers to keep and to draw, 4 significant digits each.
+
+    `strength` are rows of at most MAP_SIDE means over square blocks of `slots_per_cell` slots a side (1: the matrix
+    itself; the last block may be smaller). `histogram` counts every single connection between two different slots in
+    MAP_BINS equal bins from `low` to `high`. A value that is not finite is None and is not counted.
+    """
+    strength_NN = _square(strength_NN)
+    num_slots = strength_NN.shape[0]
+    side = max(1, math.ceil(num_slots / MAP_SIDE))
+    cell_N = torch.arange(num_slots) // side
+    member_CN = torch.nn.functional.one_hot(cell_N).double().T
+    member_CN = member_CN / member_CN.sum(1, keepdim=True)
+    single = strength_NN[~torch.eye(num_slots, dtype=torch.bool)]
+    single = single[single.isfinite()]
+    low, high = (float(single.min()), float(single.max())) if single.numel() else (0.0, 0.0)
+    return {
+        "num_slots": num_slots,
+        "slots_per_cell": side,
+        "strength": [[_rounded(value) for value in row] for row in (member_CN @ strength_NN @ member_CN.T).tolist()],
+        "histogram": {
+            "low": _rounded(low),
+            "high": _rounded(high),
+            "counts": torch.histc(single, MAP_BINS, low, high).long().tolist(),
+        },
+    }
 
 
 def slot_usage(slot_M: Tensor, num_slots: int) -> Tensor:
@@ -83,6 +117,10 @@ def _square(matrix: Tensor) -> Tensor:
     if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"a square matrix is needed, not one of shape {tuple(matrix.shape)}")
     return matrix.detach().double().cpu().clone()
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 def _entropy(probability: Tensor) -> float:

@@ -1,5 +1,6 @@
 import random
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -29,6 +30,20 @@ def test_wilson_equals_scipy_everywhere():
         level = numbers.choice([0.8, 0.9, 0.95, 0.99])
         twin = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
         assert wilson_interval(successes, n, level) == pytest.approx((twin.low, twin.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [100, 229, 651])
+def test_wilson_covers_what_it_says(n):
+    """Exact: the binomial probability of all outcomes whose interval holds the truth, for accuracies on a grid."""
+    truths = np.arange(1, 200) / 200
+    bounds = np.array([wilson_interval(right, n) for right in range(n + 1)])
+    holds = (bounds[:, :1] <= truths) & (truths <= bounds[:, 1:])
+    held = (holds * stats.binom.pmf(np.arange(n + 1)[:, None], n, truths)).sum(0)
+    assert 0.945 <= held.mean() <= 0.955
+    if n >= 229:
+        usual = held[(truths >= 0.05) & (truths <= 0.95)]
+        assert usual.min() >= 0.935
+        assert usual.max() <= 0.965
 
 
 def test_wilson_of_nothing_says_nothing():

@@ -1,3 +1,4 @@
+import json
 import math
 import random
 
@@ -7,12 +8,14 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 
 from rtx_lab.scoring.slots import (
+    MAP_SIDE,
     connection_sparsity,
     effective_rank,
     slot_specialization,
     slot_usage,
     slot_usage_entropy,
     spectral_radius,
+    strength_map,
 )
 
 
@@ -106,3 +109,29 @@ def test_specialization_equals_sklearn_and_the_definition(seed):
         naive.entropy([slots.count(s) for s in set(slots)]) + naive.entropy([tokens.count(t) for t in set(tokens)])
     ) / 2
     assert value == pytest.approx(naive.mutual_information(slots, tokens) / mean)
+
+
+def test_a_small_strength_map_is_the_matrix_itself():
+    kept = strength_map(torch.tensor([[9.0, 1.23456], [2.0, 9.0]]))
+    assert (kept["num_slots"], kept["slots_per_cell"]) == (2, 1)
+    assert kept["strength"] == [[9.0, 1.235], [2.0, 9.0]]
+    assert (kept["histogram"]["low"], kept["histogram"]["high"]) == (1.235, 2.0)
+    assert sum(kept["histogram"]["counts"]) == 2, "the diagonal is no connection"
+
+
+def test_a_large_strength_map_is_averaged_over_square_blocks():
+    num_slots = 2 * MAP_SIDE + 1  # blocks of 3, the last one of 2
+    matrix = random_matrix(0, num_slots, num_slots).abs()
+    kept = strength_map(matrix)
+    rows = kept["strength"]
+    assert kept["slots_per_cell"] == 3
+    assert {len(row) for row in rows} == {len(rows)} == {86}
+    assert rows[0][1] == pytest.approx(float(matrix[:3, 3:6].mean()), rel=1e-3)
+    assert rows[-1][0] == pytest.approx(float(matrix[-2:, :3].mean()), rel=1e-3)
+    assert sum(kept["histogram"]["counts"]) == num_slots * (num_slots - 1)
+
+
+@pytest.mark.parametrize("matrix", [torch.ones(1, 1), torch.zeros(3, 3), torch.full((2, 2), math.nan)])
+def test_a_strength_map_of_nothing_is_plain_json(matrix):
+    kept = json.loads(json.dumps(strength_map(matrix), allow_nan=False))
+    assert len(kept["strength"]) == len(matrix)

@@ -1,0 +1,1 @@
+"""What a study found: read from run directories alone, written as Markdown, HTML, CSV, LaTeX and figures."""

@@ -1,0 +1,89 @@
+"""Learning curves: loss and the monitored metric against the optimizer step, mean and band over seeds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from rtx_lab.report import style
+from rtx_lab.report.choice import leaf_of, named, quantity, rest_words, short_labels
+from rtx_lab.report.document import Figure
+from rtx_lab.report.groups import Group
+from rtx_lab.report.runs import is_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Curve = list[tuple[float, float, float, float]]
+"""Step, mean, lowest and highest seed."""
+
+_MARKS = 8
+"""Markers along a curve: enough to tell it by shape, few enough to see the curve."""
+
+
+def draw_learning(groups: Sequence[Group], numbers: Mapping[int, int], folder: Path, suffix: str) -> list[Figure]:
+    """Return the curves of training loss and of the monitored validation metric; none where nothing was logged."""
+    lines = {id(group): [run.curve() for run in group.runs] for group in groups}
+    leaf = leaf_of(groups)
+    metric = f"validation/{leaf}"
+    kinds = [
+        ("loss", "loss", "training loss (nats per token)"),
+        (metric, leaf, f"validation {quantity(leaf)}"),
+    ]
+    figures = []
+    for key, short, label in kinds:
+        curves = {number: curve for number, runs in lines.items() if (curve := over_seeds(runs, key))}
+        shown = [group for group in groups if id(group) in curves]
+        if shown:
+            figures.append(_draw(shown, curves, numbers, label, folder, f"learning_{short}{suffix}"))
+    return figures
+
+
+def over_seeds(runs: Sequence[Sequence[dict[str, Any]]], key: str) -> Curve:
+    """Return one curve of several runs' lines: at every logged step the mean and the extremes over the runs there."""
+    values: dict[float, list[float]] = defaultdict(list)
+    for lines in runs:
+        for line in lines:
+            if is_number(line.get(key)) and is_number(line.get("step")):
+                values[line["step"]].append(line[key])
+    return [(step, fmean(found), min(found), max(found)) for step, found in sorted(values.items())]
+
+
+def _draw(
+    groups: Sequence[Group], curves: dict[int, Curve], numbers: Mapping[int, int], label: str, folder: Path, stem: str
+) -> Figure:
+    figure, axes = style.sheet()
+    best, others = named(groups, numbers)
+    names = short_labels(groups)
+    for group in others:
+        step, mean, _, _ = zip(*curves[id(group)], strict=True)
+        axes.plot(step, mean, color=style.FAINT, linewidth=0.8, zorder=1)
+    for number, group in best:
+        _line(axes, curves[id(group)], number, names[id(group)])
+    heights = [value for curve in curves.values() for _, *three in curve for value in three]
+    if stem.startswith("learning_loss") and heights:
+        style.scale_amounts(axes, "y", heights)
+    style.count_whole(axes, "x")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(label)
+    style.legend(figure, axes)
+    style.save(figure, folder, stem)
+    caption = f"{label[0].upper()}{label[1:]} by optimizer step; line: mean over seeds, band: lowest to highest seed."
+    return Figure(
+        name=stem, caption=caption + rest_words(others), alt=_alt([group for _, group in best], curves, names, label)
+    )
+
+
+def _line(axes: Axes, curve: Curve, number: int, name: str) -> None:
+    step, mean, low, high = (list(column) for column in zip(*curve, strict=True))
+    look = style.look(number)
+    axes.plot(step, mean, label=name, markevery=max(1, len(step) // _MARKS), zorder=3, **look)
+    axes.fill_between(step, low, high, color=look["color"], alpha=0.15, linewidth=0, zorder=2)
+
+
+def _alt(best: Sequence[Group], curves: dict[int, Curve], names: dict[int, str], label: str) -> str:
+    ends = "; ".join(f"{names[id(group)]} ends at {curves[id(group)][-1][1]:.3g}" for group in best)
+    return f"Line chart of {label} against the optimizer step: {ends}."
