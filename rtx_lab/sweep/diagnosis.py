@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -18,29 +19,47 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rtx_lab.sweep.door import COMPOSE_KEYWORDS
+from rtx_lab.sweep.hydra_keys import unknown
 from rtx_lab.sweep.synonyms import SYNONYMS
 
-_VALUE_FLAGS = {"-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-e"}
+_LIKE_A_KEY = re.compile(r"[\w./]+")
+_VALUE_FLAGS = {
+    *("-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name"),
+    *("-cd", "--config-dir", "-e"),
+}
 
 
 def diagnose(argv: list[str], error: Exception) -> list[str]:
     """Name what is wrong with each override of a command line; fall back to the first line of Hydra's own words."""
     problems: list[str] = []
-    overrides = list(_parse(argv, problems))
+    unreadable: dict[str, str] = {}
+    overrides = list(_parse(argv, problems, unreadable))
     if not {"-m", "--multirun"} & set(argv):
         several = [str(override.input_line) for override in overrides if override.is_sweep_override()]
         problems += [f"`{line}` lists several values: add -m to run them all" for line in several]
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(_config_dir(argv)), **COMPOSE_KEYWORDS):
         loader = GlobalHydra.instance().config_loader()
-        groups = {name: loader.get_group_options(name) for name in loader.list_groups("") if name != "hydra"}
+        names = {*loader.list_groups(""), *(o.key_or_group for o in overrides if o.key_or_group.startswith("hydra/"))}
+        groups = {name: loader.get_group_options(name) for name in names - {"hydra"}}
         good = [o for o in overrides if o.key_or_group in groups and not _check_group(o, groups, problems)]
         config = _compose([o.input_line or "" for o in good if not o.is_sweep_override()])
         leaves = list(_leaves(config)) + list(groups)
+        problems += [_explain_unreadable(word, reason, leaves) for word, reason in unreadable.items()]
+        hydra = compose("config", return_hydra_config=True).hydra
+        problems += unknown(hydra, [override.key_or_group for override in overrides])
         for override in overrides:
             if override.key_or_group not in groups and not str(override.key_or_group).startswith("hydra"):
                 problems += _check_key(override, config, leaves)
-    return problems or [_first_line(error)]
+    return problems or [_of_another_sweeper(argv, error) or _first_line(error)]
+
+
+def _of_another_sweeper(argv: list[str], error: Exception) -> str | None:
+    """A phase's grid has fields (`also`, `stages`, ...) that no other sweeper knows."""
+    chosen = [word for word in argv if word.startswith("hydra/sweeper=")]
+    if not chosen or "In 'phase/" not in str(error):
+        return None
+    return f"this phase needs the study sweeper: leave {chosen[0]} away, or sweep phase=main with values of your own"
 
 
 def _config_dir(argv: list[str]) -> Path:
@@ -51,7 +70,7 @@ def _config_dir(argv: list[str]) -> Path:
     return Path(sys.argv[0]).resolve().parent / "conf"
 
 
-def _parse(argv: list[str], problems: list[str]) -> Iterator[Override]:
+def _parse(argv: list[str], problems: list[str], unreadable: dict[str, str]) -> Iterator[Override]:
     parser = OverridesParser.create()
     takes_value = False
     for word in argv:
@@ -63,8 +82,16 @@ def _parse(argv: list[str], problems: list[str]) -> Iterator[Override]:
             continue
         try:
             yield parser.parse_override(word)
-        except HydraException as error:
-            problems.append(f"cannot read `{word}`: {_first_line(error)}; quote values that hold spaces or signs")
+        except (HydraException, ValueError) as error:  # ValueError: a number of more digits than Python reads
+            unreadable[word] = _first_line(error)
+
+
+def _explain_unreadable(word: str, reason: str, leaves: list[str]) -> str:
+    """Hydra's grammar refuses keys that begin with a digit; what is wrong with those is the key."""
+    key = word.partition("=")[0].lstrip("+~")
+    if _LIKE_A_KEY.fullmatch(key) and key not in leaves and (hint := suggest(key, leaves)).startswith(": did"):
+        return f"unknown key `{key}`{hint}"
+    return f"cannot read `{word}`: {reason}; quote values that hold spaces or signs"
 
 
 def _check_group(override: Override, groups: dict[str, list[str]], problems: list[str]) -> bool:
@@ -96,6 +123,8 @@ def _check_key(override: Override, config: DictConfig, leaves: list[str]) -> lis
         return [f"unknown key `{key}`: here it is `{SYNONYMS[key]}`"]
     if key not in leaves:
         return [f"unknown key `{key}`{suggest(key, leaves)}"]
+    if override.is_add() and not override.is_force_add():
+        return [f"`{line}` adds a key that is there already: write {line.lstrip('+')}"]
     if override.is_sweep_override():
         return []
     try:
@@ -108,11 +137,14 @@ def _check_key(override: Override, config: DictConfig, leaves: list[str]) -> lis
 
 def suggest(key: str, leaves: list[str]) -> str:
     """`: did you mean ...?` for the leaf that is nearest as a whole, or whose last part is nearest."""
+    leaves = [
+        leaf for leaf in leaves if not leaf.endswith(("_target_", "_partial_")) and not leaf.startswith("labels.")
+    ]
     last = key.rpartition(".")[2]
     if last in SYNONYMS:
         return f": did you mean `{SYNONYMS[last]}`?"
     by_last = [leaf for leaf in leaves if leaf.rpartition(".")[2] == last]
-    near = by_last or difflib.get_close_matches(key, leaves, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(key, by_last or leaves, n=1, cutoff=0.0 if by_last else 0.6)
     if not near:
         tails = {leaf.rpartition(".")[2]: leaf for leaf in leaves}
         near = [tails[tail] for tail in difflib.get_close_matches(last, tails, n=1, cutoff=0.7)]

@@ -5,6 +5,7 @@ Imported by every start of `train.py`, `--help` included, so it imports nothing 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -13,7 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -31,8 +34,13 @@ HYDRA_KEYWORDS: dict[str, Any] = (
 EXIT_CODES = {"done": 0, "refused": 2}
 """Exit code of a terminal status; an interrupted run names its own, everything else is 1."""
 
-_NO_OPTION = "Config group override must be a string"
-"""How the ValueError begins that Hydra raises for `model=null` or `=3`."""
+_BAD_WORDS = (
+    *("Config group override must be a string", "Exceeds the limit", "range() arg 3 must not be zero"),
+    "Only one of --run, --multirun",
+)
+"""How the ValueErrors begin that Hydra lets pass: `model=null` or `=3`, thousands of digits, range(0,1,0), -m beside
+--cfg.
+"""
 
 _last_exit_code = 0
 
@@ -41,7 +49,11 @@ def run_job(config: DictConfig) -> float | None:
     """Run one job of Hydra's; return its monitored metric. Never raises and never exits: the outcome stands on disk."""
     global _last_exit_code
     from rtx_lab.run import run
+    from rtx_lab.sweep.leases import take_device
+    from rtx_lab.sweep.slots import find_devices
 
+    if "joblib" in str(HydraConfig.get().launcher._target_) and HydraConfig.get().mode == RunMode.MULTIRUN:
+        take_device(find_devices(os.environ))
     logging.raiseExceptions = False  # on a full disk the log cannot be written, and the reason must not drown in that
     result = run(config)
     _last_exit_code = result.get("exit_code", EXIT_CODES.get(result["status"], 1))
@@ -65,11 +77,16 @@ def enter(main: Callable[[], Any]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         return _explain(error)
     except Exception as error:
-        return _explain(error) if str(error).startswith(_NO_OPTION) else unexpected(error)
+        return _explain(error) if _is_of_the_command_line(error) else unexpected(error)
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
     return _last_exit_code
+
+
+def _is_of_the_command_line(error: Exception) -> bool:
+    too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG  # Hydra looks for a file of that name
+    return too_long or (isinstance(error, ValueError) and str(error).startswith(_BAD_WORDS))
 
 
 def unexpected(error: Exception) -> int:
@@ -79,6 +96,8 @@ def unexpected(error: Exception) -> int:
     if isinstance(error, OSError) and error.filename is not None:
         return report([f"cannot use {error.filename}: {error.strerror}; free space or change its permissions"], code=1)
     first = (str(error).strip() or "no message").splitlines()[0]
+    if first.startswith("No trials are completed yet"):  # hydra-optuna-sweeper's way to say it
+        return report(["every job of the search failed: the reasons stand above and in the run directories"], code=1)
     line = f"unexpected {type(error).__name__}: {first} (RTX_LAB_TRACEBACK=1 shows where; please report it)"
     return report([line], code=1)
 

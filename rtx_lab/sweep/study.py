@@ -1,119 +1,215 @@
-"""The study sweeper: expand, settle and check every job before the first one starts; run each experiment once.
+"""The study sweeper: price and check every job before the first one starts, run each once, report at the end.
 
-Outcomes are read from run directories, never from what a launcher returns, so the same sweep is right under launchers
-that lose jobs when a worker dies.
+A phase may be a list of other phases (`stages`), each fed by what the ones before it found.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from hydra.types import HydraContext, RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
 from rtx_lab.core.errors import RunError, UsageError
-from rtx_lab.core.rundir import RunDir
-from rtx_lab.core.schema import settle
+from rtx_lab.core.rundir import write_json
 from rtx_lab.sweep.door import report
-from rtx_lab.sweep.plan import Job, print_outcomes, print_plan
+from rtx_lab.sweep.grid import expand, swept_keys
+from rtx_lab.sweep.jobs import Job
+from rtx_lab.sweep.plan import exit_code, names_of, print_outcomes, print_plan
+from rtx_lab.sweep.session import Session
+from rtx_lab.sweep.traces import trace_all
+
+log = logging.getLogger(__name__)
+
+Settings = Mapping[str, Any]
+"""The fields of the study sweeper's configuration."""
+
+
+@dataclass(slots=True)
+class Stage:
+    """One phase of a study: its settings, its session, and the jobs as they are known now."""
+
+    phase: str
+    settings: Settings
+    session: Session
+    arguments: list[str]
+    jobs: list[Job]
+
+    def outline(self, earlier: Mapping[str, Sequence[Job]]) -> None:
+        """Expand the phase's grid and settle its jobs; `earlier` are phases that have not been run yet."""
+        self.session.earlier = earlier
+        points = expand(self.settings["params"], self.arguments, self.session.context, also=self.settings["also"])
+        self.jobs = self.session.outline(points)
 
 
 def sweep(
-    params: dict[str, Any],
+    settings: Settings,
     arguments: Sequence[str],
     *,
     context: HydraContext,
     task_function: TaskFunction,
     master: DictConfig,
 ) -> None:
-    """Run every job of a grid that is not done yet, then print what came out.
+    """Run every job of a phase, or of a list of phases, that is not done yet; then print and report what came out.
 
     Ends with SystemExit: 0 all done, 2 nothing valid to run, 4 some jobs failed, 130 or 143 stopped by a signal.
     """
     try:
-        jobs = plan_jobs(expand(params, arguments, context), context=context, master=master)
-        if jobs[0].settled.run.plan:
-            from rtx_lab.preflight import examine
+        stages = _stages(settings, list(arguments), context, task_function, master)
+        if settings["n_trials"] is not None:
+            from rtx_lab.sweep.search import search
 
-            print_plan([(job.settled, examine(job.settled)) for job in jobs])
-            raise SystemExit(0)
-        waiting = [job for job in jobs if not _is_done(job)]
+            code = search(settings, stages[0].session, list(arguments))
+            _write_report(stages[0].session.root / str(master.phase))
+            raise SystemExit(code)
+        _plan(stages)
+        raise SystemExit(_run(stages, master, settings))
     except UsageError as error:
         raise SystemExit(report(error.problems)) from error
     except RunError as error:
         raise SystemExit(report([str(error)], code=1)) from error
-    _launch(waiting, context=context, task_function=task_function, master=master)
-    raise SystemExit(print_outcomes(jobs))
 
 
-def expand(params: dict[str, Any], arguments: Sequence[str], context: HydraContext) -> list[tuple[str, ...]]:
-    """The grid as lists of overrides: the phase's own parameters, overridden by the command line, in Hydra's order."""
-    parser = OverridesParser.create(config_loader=context.config_loader)
-    try:
-        named = {o.key_or_group: o for o in parser.parse_overrides([f"{key}={value}" for key, value in params.items()])}
-        for override in parser.parse_overrides(list(arguments)):
-            named[override.key_or_group] = override
-    except HydraException as error:
-        raise UsageError(f"cannot read the sweep: {str(error).splitlines()[0]}") from error
-    choices = []
-    for override in named.values():
-        if override.is_sweep_override():
-            key = override.get_key_element()
-            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            choices.append([str(override.input_line)])
-    return list(itertools.product(*choices))
+def _stages(
+    settings: Settings, arguments: list[str], context: HydraContext, task_function: TaskFunction, master: DictConfig
+) -> list[Stage]:
+    names = settings["stages"]
+    if not names:
+        return [_stage(str(master.phase), settings, arguments, context, task_function, master)]
+    rest = [line for line in arguments if line.partition("=")[0] != "phase"]
+    return [_load_stage(name, [*rest, f"phase={name}"], context, task_function, master) for name in names]
 
 
-def plan_jobs(grid: list[tuple[str, ...]], *, context: HydraContext, master: DictConfig) -> list[Job]:
-    """Settle and check every point of a grid; equal experiments become one job. Raises UsageError with all problems."""
-    from rtx_lab.preflight import check_inputs, range_problems
+def _load_stage(
+    name: str, arguments: list[str], context: HydraContext, task_function: TaskFunction, master: DictConfig
+) -> Stage:
+    hydra = master.hydra
+    own = [line for line in hydra.overrides.hydra if line.partition("=")[0] != "hydra.sweeper.stages"]
+    config = context.config_loader.load_configuration(str(hydra.job.config_name), [*own, *arguments], RunMode.MULTIRUN)
+    settings: Any = OmegaConf.to_container(config.hydra.sweeper)
+    if settings["stages"] or settings["n_trials"] is not None:
+        raise UsageError(f"phase={name} is itself a sequence or a search and cannot be a stage of another phase")
+    return _stage(name, settings, arguments, context, task_function, config)
 
-    jobs: dict[str, Job] = {}
+
+def _stage(
+    phase: str,
+    settings: Settings,
+    arguments: list[str],
+    context: HydraContext,
+    task_function: TaskFunction,
+    master: DictConfig,
+) -> Stage:
+    fits = tuple(settings["where_it_fits"])
+    free = swept_keys(settings["params"], settings["also"])
+    session = Session(context, task_function, master, free, fits)
+    return Stage(phase, settings, session, arguments, [])
+
+
+def _plan(stages: list[Stage]) -> None:
+    """Plan all stages before the first job starts; print the plan; end here if that is all that was asked for.
+
+    Raises UsageError if there is nothing valid to run.
+    """
+    earlier: dict[str, list[Job]] = {}
     problems: dict[str, None] = {}
-    for overrides in grid:
+    for stage in stages:
         try:
-            config = context.config_loader.load_sweep_config(master, list(overrides))
-            settled = settle(config, range_problems)
-            if not settled.run.plan:
-                check_inputs(settled)
+            stage.outline(earlier)
         except UsageError as error:
             problems |= dict.fromkeys(error.problems)
-        except (HydraException, OmegaConfBaseException) as error:
-            from rtx_lab.sweep.diagnosis import diagnose
-
-            problems |= dict.fromkeys(diagnose(list(overrides), error))
-        else:
-            run = RunDir(Path(str(master.hydra.sweep.dir)) / settled.directory)
-            jobs.setdefault(settled.directory, Job(overrides, settled, run))
-    if problems or not jobs:
-        raise UsageError(*(problems or ["the sweep holds no job"]))
-    return list(jobs.values())
-
-
-def _is_done(job: Job) -> bool:
-    from rtx_lab.preflight import finished
-
-    return finished(job.settled, job.run) is not None
+        earlier[stage.phase] = stage.jobs
+    if problems:
+        raise UsageError(*problems)
+    trace_all(variant.settled.run for stage in stages for job in stage.jobs for variant in job.variants)
+    for stage in stages:
+        stage.session.price(stage.jobs)
+    jobs = [job for stage in stages for job in stage.jobs]
+    print_plan(jobs)
+    if all(job.refusal is not None or job.left_out for job in jobs):
+        reasons = dict.fromkeys(job.refusal.reason for job in jobs if job.refusal is not None)
+        raise UsageError(*(reasons or ["no job fits the hardware"]))
+    if any(job.settled.run.plan for job in jobs):
+        raise SystemExit(0)
 
 
-def _launch(jobs: list[Job], *, context: HydraContext, task_function: TaskFunction, master: DictConfig) -> None:
-    """Hand the jobs to Hydra's launcher; a launcher that runs one at a time stops after an interrupted job."""
-    launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=context, task_function=task_function, config=master
+def _run(stages: list[Stage], master: DictConfig, settings: Settings) -> int:
+    """Run stage after stage and return the exit code; the report is written whatever came out."""
+    folder = stages[0].session.root / str(master.phase)
+    code = 0
+    for number, stage in enumerate(stages):
+        if number:
+            try:
+                stage.outline({})  # what it inherits is known now
+                stage.session.price(stage.jobs)
+            except UsageError as error:
+                report([f"phase {stage.phase}: {problem}" for problem in error.problems])
+                stage.jobs, code = [], 4
+                continue
+        _write_study(folder, master, settings, stages)
+        if len(stages) > 1:
+            _announce(stage, number, len(stages))
+        stage.session.run(stage.jobs)
+        code = stage.session.stopped or exit_code(stage.jobs) or code
+        if stage.session.stopped:
+            break
+    _write_study(folder, master, settings, stages)
+    print_outcomes([job for stage in stages for job in stage.jobs])
+    if not any(stage.session.stopped for stage in stages):
+        _write_report(folder)
+    return code
+
+
+def _announce(stage: Stage, number: int, total: int) -> None:
+    """Say which phase begins, and what it takes from earlier ones."""
+    print(f"phase {stage.phase} ({number + 1} of {total}): {len(stage.jobs)} jobs")
+    lines = {
+        f"  from {record['phase']} ({job.settled.run.dataset['_target_'].rpartition('.')[2]}, {record['by']}): "
+        + ", ".join(f"{key}={value}" for key, value in record["chosen"].items())
+        for job in stage.jobs
+        for record in job.parents
+    }
+    print("".join(f"{line}\n" for line in sorted(lines)), end="")
+
+
+def _write_study(folder: Path, master: DictConfig, settings: Settings, stages: Sequence[Stage]) -> None:
+    """Say on disk which jobs the command stands for, so that `status` knows who waits and the report who is missing."""
+    jobs = [job for stage in stages for job in stage.jobs]
+    runs = [job for job in jobs if job.refusal is None and not job.left_out and not job.is_open]
+    not_run = [(job, name) for job, name in zip(jobs, names_of(jobs), strict=True) if job.refusal or job.left_out]
+    write_json(
+        folder / "study.json",
+        {
+            "phase": str(master.phase),
+            "command": ["python", "train.py", *sys.argv[1:]],
+            "stages": list(settings["stages"]),
+            "jobs": [job.settled.directory for job in runs],
+            "not_run": [
+                {
+                    "job": name,
+                    "class": job.refusal.kind if job.refusal else "left out",
+                    "reason": job.refusal.reason if job.refusal else "does not fit",
+                }
+                for job, name in not_run
+            ],
+            "expect": OmegaConf.to_container(master.expect),
+            "labels": OmegaConf.to_container(master.labels),
+        },
     )
-    one_by_one = type(launcher).__name__ == "BasicLauncher"
-    batches = [[job] for job in jobs] if one_by_one else [jobs] * bool(jobs)
-    first = 0
-    for batch in batches:
-        launcher.launch([list(job.overrides) for job in batch], initial_job_idx=first)
-        first += len(batch)
-        if any(job.run.status() == "interrupted" for job in batch):
-            return
+
+
+def _write_report(folder: Path) -> None:
+    """The report never changes what a sweep ends with."""
+    try:
+        from rtx_lab.report.build import write_report
+
+        print(f"report: {write_report(folder)}")
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        again = f"`python -m rtx_lab report {folder}` tries again"
+        log.warning("the report could not be written (%s: %s); %s", type(error).__name__, first, again)

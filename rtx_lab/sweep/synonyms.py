@@ -51,6 +51,8 @@ SYNONYMS = {
     "tau": "model.convergence_threshold",
     "hidden_size": "model.d_model",
     "tokenizer_name": "dataset.tokenizer",
+    "n_trials": "hydra.sweeper.n_trials",
+    "n_jobs": "hydra.launcher.jobs_per_device",
     "dataset_name": "dataset",
     "model_size": "model",
 }

@@ -1,0 +1,281 @@
+"""Which earlier runs a phase takes its values or its weights from, and how the choice is made.
+
+`inherit: {from: nd_ratio, keys: [model.num_slots]}` takes the values of the best finished group of runs of that phase
+with the same model and dataset; `inherit: {from: weaver_sft, checkpoint: best}` takes weights. Selection uses
+validation, as a mean over seeds; a tie goes to fewer parameters.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from rtx_lab.core.errors import UsageError
+from rtx_lab.core.rundir import UNSIGNED, RunDir, canonical, signature
+
+_RULE_KEYS = ("from", "keys", "checkpoint", "metric", "mode", "elsewhere")
+_NOT_COMPARED = UNSIGNED | {"model", "dataset", "seed", "phase", "init_from", "resume_from"}
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One entry of `inherit`."""
+
+    phase: str
+    keys: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    metric: str | None = None
+    """None: what the parent's task monitors."""
+    mode: str = "max"
+    elsewhere: str | None = None
+    """`mean_rank`: what to do for a dataset that the parent phase does not hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A finished run that values or weights may come from."""
+
+    config: dict[str, Any]
+    result: dict[str, Any]
+    run: RunDir
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Values that a job inherits, and the record of how they were chosen for its result.json."""
+
+    values: Values
+    record: dict[str, Any]
+
+
+def rules_of(node: Any) -> list[Rule]:
+    """Read the `inherit` key of a phase. Raises UsageError for what is not a rule."""
+    entries = [] if node is None else [node] if isinstance(node, Mapping) else node
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise UsageError("inherit must be a rule or a list of rules, as {from: nd_ratio, keys: [model.num_slots]}")
+    return [_rule(dict(entry)) for entry in entries]
+
+
+def _rule(entry: dict[str, Any]) -> Rule:
+    for key in entry:
+        if key not in _RULE_KEYS:
+            near = difflib.get_close_matches(str(key), _RULE_KEYS, n=1)
+            raise UsageError(
+                f"inherit has no field `{key}`: " + (f"did you mean `{near[0]}`?" if near else "see README")
+            )
+    if not entry.get("from") or bool(entry.get("keys")) == bool(entry.get("checkpoint")):
+        raise UsageError("an inherit rule names its phase and either keys or a checkpoint: {from: P, keys: [model.x]}")
+    allowed = {"checkpoint": (None, "best", "last"), "mode": ("max", "min"), "elsewhere": (None, "mean_rank")}
+    for key, values in allowed.items():
+        if entry.get(key, values[0]) not in values:
+            known = ", ".join(str(value) for value in values if value)
+            raise UsageError(f"inherit.{key} must be one of {known}, got {entry[key]!r}")
+    entry["phase"], entry["keys"] = entry.pop("from"), tuple(entry.get("keys") or ())
+    return Rule(**entry)
+
+
+def finished_runs(root: Path, phase: str) -> list[Parent]:
+    """All done runs of a phase below the multirun folder, in name order."""
+    found = []
+    for path in sorted((root / phase).glob("*/config.yaml")):
+        run = RunDir(path.parent)
+        result = run.read_result()
+        if result is not None and result.get("status") == "done":
+            found.append(Parent(_read_config(path), result, run))
+    return found
+
+
+def was_started(rule: Rule, child: Mapping[str, Any], free: Iterable[str], root: Path) -> bool:
+    """Whether any run that could be the child's parent was ever started, whichever way it ended."""
+    configs = [_read_config(path) for path in sorted((root / rule.phase).glob("*/config.yaml"))]
+    return bool(matching(rule, child, free, configs))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: restore it or train that run again") from error
+    return value if isinstance(value, dict) else {}
+
+
+def matching(rule: Rule, child: Mapping[str, Any], free: Iterable[str], configs: Sequence[Any]) -> list[int]:
+    """Indices of the configs with the child's model and dataset, apart from inherited keys and those `free` to differ.
+
+    Of these the most alike are returned: equal in the free keys too, or else in budget, optimizer and machine.
+    """
+    inherited, loose = set(rule.keys), {*rule.keys, *free}
+    same = [i for i, config in enumerate(configs) if _core(config, loose) == _core(child, loose)]
+    alike = [i for i in same if _rest(configs[i], loose) == _rest(child, loose)]
+    exact = [i for i in alike if _core(configs[i], inherited) == _core(child, inherited)]
+    return exact or alike or same
+
+
+def possible_values(rule: Rule, child: Mapping[str, Any], free: Iterable[str], configs: Sequence[Any]) -> list[Values]:
+    """Every distinct tuple of values that planned parents could pass on to this child."""
+    found = [configs[i] for i in matching(rule, child, free, configs)]
+    if not found and rule.elsewhere:
+        found = [configs[i] for i in matching(rule, child, {*free, "dataset"}, configs)]
+    return list({json.dumps(_values(rule, config)): _values(rule, config) for config in found}.values())
+
+
+def choose(rule: Rule, child: Mapping[str, Any], free: Iterable[str], parents: Sequence[Parent]) -> Choice:
+    """Choose what a job inherits from finished runs.
+
+    Raises UsageError where there is none (with the command to run) or where the runs differ in more than the seed.
+    """
+    configs = [parent.config for parent in parents]
+    found = [parents[i] for i in matching(rule, child, free, configs)]
+    if rule.checkpoint:
+        return _weights(rule, child, found)
+    if found:
+        means = {key: fmean(_metric(rule, parent) for parent in group) for key, group in _groups(rule, found).items()}
+        sign = 1.0 if rule.mode == "max" else -1.0
+        return _choice(rule, found, {key: -sign * mean for key, mean in means.items()}, means, "mean over seeds")
+    others = [parents[i] for i in matching(rule, child, {*free, "dataset"}, configs)] if rule.elsewhere else []
+    if not others:
+        raise UsageError(_none_found(rule, child))
+    ranks = _mean_ranks(rule, others)
+    return _choice(rule, others, ranks, ranks, f"mean rank over {', '.join(sorted({_dataset(p) for p in others}))}")
+
+
+def _groups(rule: Rule, parents: Sequence[Parent]) -> dict[str, list[Parent]]:
+    """Runs by the values that they would pass on; within a group they may differ in the seed alone."""
+    groups: dict[str, list[Parent]] = {}
+    for parent in parents:
+        groups.setdefault(json.dumps(_values(rule, parent.config)), []).append(parent)
+    for key, group in groups.items():
+        if len({_identity(parent.config) for parent in group}) > 1:
+            names = ", ".join(parent.run.path.name for parent in group)
+            raise UsageError(
+                f"several runs of phase {rule.phase} with {key} differ in more than the seed ({names}): remove some, "
+                f"or give the values yourself, as {rule.keys[0]}=..."
+            )
+    return groups
+
+
+def _mean_ranks(rule: Rule, parents: Sequence[Parent]) -> dict[str, float]:
+    """Mean rank of each candidate over the datasets that hold it, best first; only candidates that all of them hold."""
+    from scipy.stats import rankdata
+
+    sign = 1.0 if rule.mode == "max" else -1.0
+    by_set: dict[str, dict[str, float]] = {}
+    for name in sorted({_dataset(parent) for parent in parents}):
+        groups = _groups(rule, [parent for parent in parents if _dataset(parent) == name])
+        by_set[name] = {key: fmean(sign * _metric(rule, parent) for parent in group) for key, group in groups.items()}
+    common = sorted(set.intersection(*(set(means) for means in by_set.values())))
+    if not common:
+        raise UsageError(f"no setting of phase {rule.phase} was finished on every dataset: run that phase to its end")
+    ranks = [rankdata([-means[key] for key in common]) for means in by_set.values()]
+    return {key: fmean(float(rank[i]) for rank in ranks) for i, key in enumerate(common)}
+
+
+def _choice(
+    rule: Rule, parents: Sequence[Parent], cost: Mapping[str, float], shown: Mapping[str, float], by: str
+) -> Choice:
+    """The candidate of least cost; a tie goes to fewer parameters."""
+    sizes = {
+        key: min(int(p.result.get("parameters") or 0) for p in parents if json.dumps(_values(rule, p.config)) == key)
+        for key in cost
+    }
+    best = min(cost, key=lambda key: (round(cost[key], 12), sizes[key], key))
+    candidates = [
+        {
+            "values": json.loads(key),
+            "score": shown[key],
+            "parameters": sizes[key],
+            "runs": [p.run.path.name for p in parents if json.dumps(_values(rule, p.config)) == key],
+        }
+        for key in sorted(cost, key=lambda key: (cost[key], sizes[key]))
+    ]
+    values = json.loads(best)
+    record = {"phase": rule.phase, "chosen": values, "metric": _metric_name(rule, parents[0]), "by": by}
+    return Choice(values, record | {"candidates": candidates})
+
+
+def _weights(rule: Rule, child: Mapping[str, Any], found: Sequence[Parent]) -> Choice:
+    """The run to start from: the one with the child's seed, else the only one."""
+    same_seed = [parent for parent in found if parent.config.get("seed") == child.get("seed")]
+    chosen = same_seed or list(found)
+    if not chosen:
+        raise UsageError(_none_found(rule, child))
+    if len(chosen) > 1:
+        names = ", ".join(str(parent.run.path) for parent in chosen)
+        raise UsageError(
+            f"several runs of phase {rule.phase} could give the weights: choose with init_from=DIR of {names}"
+        )
+    place = chosen[0].run.path
+    if rule.checkpoint == "last":
+        place = sorted((place / "checkpoints").glob("step-*"))[-1]
+    return Choice(
+        {"init_from": str(place)}, {"phase": rule.phase, "chosen": {"init_from": str(place)}, "by": "weights"}
+    )
+
+
+def _none_found(rule: Rule, child: Mapping[str, Any]) -> str:
+    dataset = str(child["dataset"].get("_target_", "")).rpartition(".")[2]
+    given = f"init_from=DIR, or {' '.join(f'{key}=...' for key in rule.keys)}" if rule.keys else "init_from=DIR"
+    return (
+        f"no finished run of phase {rule.phase} has this model and dataset ({dataset}): run "
+        f"`python train.py -m phase={rule.phase} dataset={dataset}` first, or give {given}"
+    )
+
+
+def _metric_name(rule: Rule, parent: Parent) -> str:
+    return rule.metric or str(parent.result.get("monitor") or "validation/accuracy")
+
+
+def _metric(rule: Rule, parent: Parent) -> float:
+    name = _metric_name(rule, parent)
+    value = (parent.result.get("metrics") or {}).get(name)
+    if not isinstance(value, int | float):
+        near = difflib.get_close_matches(name, parent.result.get("metrics") or {}, n=1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{parent.run.path} has no metric {name}{hint}")
+    return float(value)
+
+
+def _values(rule: Rule, config: Mapping[str, Any]) -> Values:
+    return {key: _at(config, key) for key in rule.keys}
+
+
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _dataset(parent: Parent) -> str:
+    return str(parent.config["dataset"].get("_target_", "")).rpartition(".")[2]
+
+
+def _core(config: Mapping[str, Any], ignored: set[str]) -> str:
+    return _canonical_json({name: config.get(name) for name in ("model", "dataset") if name not in ignored}, ignored)
+
+
+def _rest(config: Mapping[str, Any], ignored: set[str]) -> str:
+    return _canonical_json({key: value for key, value in config.items() if key not in _NOT_COMPARED}, ignored)
+
+
+def _identity(config: Mapping[str, Any]) -> str:
+    return signature({**config, "seed": 0})
+
+
+def _canonical_json(tree: Mapping[str, Any], ignored: set[str]) -> str:
+    kept = {
+        name: {key: value for key, value in node.items() if f"{name}.{key}" not in ignored}
+        if isinstance(node, Mapping)
+        else node
+        for name, node in tree.items()
+        if name not in ignored
+    }
+    return json.dumps(canonical(kept), sort_keys=True)

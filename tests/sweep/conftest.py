@@ -1,0 +1,24 @@
+"""The command line as a user types it, in this process."""
+
+import logging
+import runpy
+import sys
+
+import pytest
+from tiny_runs import ROOT
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capfd):
+    """Run train.py in an empty folder; return exit code and what was printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        logging.shutdown()
+        out, err = capfd.readouterr()
+        return end.value.code, out + err
+
+    return call
