@@ -121,8 +121,7 @@ def _write(loaded: LoadedRun, memory: Any) -> str:
         num_beams=settings.get("num_beams", 1),
         length_penalty=settings.get("length_penalty", 1.0),
     )
-    ids = written[0].tolist()
-    return tokenizer.decode(ids[: ids.index(tokenizer.eos_id)] if tokenizer.eos_id in ids else ids)
+    return tokenizer.decode_answer(written[0].tolist())
 
 
 def _show(answered: tuple[Question, Answer]) -> None:

@@ -1,51 +1,57 @@
-"""List the runs below a folder, read from their directories alone.
+"""List the runs below a folder, read from their directories alone: done, running, waiting, failed.
 
 python -m rtx_lab status
 python -m rtx_lab status multirun/nd_ratio --json
+python -m rtx_lab status --watch                 until nothing runs or waits; Ctrl-C leaves, exit code 0
+python -m rtx_lab status --phase rank --failed
+
+A folder with a study.json (what a sweep writes at its start) also shows the jobs that have not begun, and those of the
+other phases that the sweep runs. The time left is that of training, evaluations included.
 """
 
 import argparse
 import json
-import re
+import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rtx_lab.commands.row import Row, duration, read_row, waiting
 from rtx_lab.core.errors import UsageError
-from rtx_lab.core.rundir import RunDir, find_runs
+from rtx_lab.core.rundir import RunDir, find_runs, read_json
 
 DEFAULT_ROOT = Path("multirun")
-_SIGNATURE = re.compile(r"-[0-9a-f]{12}$")
 _COLOURS = {"done": "green", "running": "cyan", "interrupted": "yellow", "killed": "yellow", "new": "dim"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """What one run directory tells; None where it does not."""
-
-    path: str
-    phase: str
-    name: str
-    status: str
-    step: int | None = None
-    total_steps: int | None = None
-    monitor: str | None = None
-    best: float | None = None
-    best_step: int | None = None
-    accuracy: float | None = None
-    accuracy_low: float | None = None
-    accuracy_high: float | None = None
-    time_s: float | None = None
-    note: str = ""
+_AT_WORK = ("running", "waiting")
+_FAILED = ("failed", "diverged", "out_of_memory", "refused", "killed", "broken")
+_URGENCY = ("running", *_FAILED, "interrupted", "waiting")
+"""What a watcher wants to see first."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("path", nargs="?", type=Path, help="a run or a folder of runs (default: multirun)")
+    parser.add_argument("--phase", help="only the runs of this phase")
+    parser.add_argument("--failed", action="store_true", help="only what ended badly or was not run")
+    parser.add_argument(
+        "--watch", nargs="?", type=_seconds, const=2.0, metavar="SECONDS",
+        help="look again every SECONDS (default 2) until nothing runs or waits; PATH goes before it",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.1 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 on (PATH goes before --watch)")
+    return value
 
 
 def main(args: argparse.Namespace) -> int:
@@ -53,11 +59,13 @@ def main(args: argparse.Namespace) -> int:
     root = args.path or DEFAULT_ROOT
     if args.path is not None and not root.is_dir():
         raise UsageError(f"there is no folder {root}: give a run or a folder of runs")
-    rows = [read_row(run) for run in list_runs(root)]
+    if args.watch is not None:
+        return _watch(args, root)
+    rows = _select(args, root)
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
     elif not rows:
-        print(f"no runs below {root}: start one with `python train.py`")
+        print(f"no runs below {root}: start one with `python train.py`" if not list_rows(root) else "no such runs")
     else:
         _print_table(rows)
     return 0
@@ -68,97 +76,115 @@ def list_runs(root: Path) -> list[RunDir]:
     return [run for run in find_runs(root) if not (run.path / "config.json").exists()]
 
 
-def read_row(run: RunDir) -> Row:
-    """Read one run directory; whatever is damaged becomes the status `broken` with a note, never an error."""
-    place: dict[str, Any] = {"path": str(run.path), "phase": run.path.resolve().parent.name}
-    place["name"] = _SIGNATURE.sub("", run.path.resolve().name)
-    try:
-        return _read(run, place)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        return Row(**place, status="broken", note=f"{type(error).__name__}: {' '.join(str(error).split())}")
+def list_rows(root: Path) -> list[Row]:
+    """Return a row for each run below `root`, begun or planned, and for each job of the studies that stand there."""
+    runs = [run for run in find_runs(root, ("config.yaml", "plan.json")) if not (run.path / "config.json").exists()]
+    folders = {os.path.abspath(run.path): run for run in runs}
+    rows = [read_row(run) for run in runs]
+    for study in (root, *sorted(path.parent for path in root.glob("*/study.json"))):
+        record = read_json(study / "study.json") or {}
+        for job in record.get("jobs") or []:
+            folder = study.parent / str(job)
+            if os.path.abspath(folder) not in folders:
+                run = folders[os.path.abspath(folder)] = RunDir(folder)
+                rows.append(read_row(run) if folder.is_dir() else waiting(folder))
+        rows += [_not_run(study, entry) for entry in record.get("not_run") or []]
+    return _told_apart(rows)
 
 
-def _read(run: RunDir, place: dict[str, Any]) -> Row:
-    status, result = run.status(), run.read_result()
-    if result is None and run.result_path.exists() and status != "running":
-        return Row(**place, status="broken", note="result.json cannot be read: run the same command again")
-    last, best = _last_metrics(run)
-    result = result or {}
-    if status == "running":  # what stands there is of an earlier attempt
-        result = {}
-    metrics, best = result.get("metrics") or {}, result.get("best") or best
-    step = _first_number(result.get("steps"), last.get("step"), best.get("step"))
-    total = _first_number(result.get("total_steps"), last.get("total_steps"))
-    note = str(result.get("reason") or "") if status != "done" else ""
+def _told_apart(rows: list[Row]) -> list[Row]:
+    """Give rows of one name, which differ in what the name does not say, the signature of their folder as well."""
+    names = Counter((row.phase, row.name) for row in rows)
+    return [replace(row, name=Path(row.path).name) if names[row.phase, row.name] > 1 else row for row in rows]
+
+
+def _not_run(study: Path, entry: dict[str, Any]) -> Row:
+    words = {key: " ".join(str(entry.get(key) or "").split()) for key in ("job", "class", "reason")}
+    phase, _, name = words["job"].rpartition(": ")
     return Row(
-        **place,
-        status=status,
-        step=None if step is None else int(step),
-        total_steps=_configured_steps(run) if total is None else int(total),
-        monitor=result.get("monitor"),
-        best=_first_number(best.get("value")),
-        best_step=best.get("step"),
-        accuracy=_first_number(metrics.get("test/accuracy")),
-        accuracy_low=_first_number(metrics.get("test/accuracy_low")),
-        accuracy_high=_first_number(metrics.get("test/accuracy_high")),
-        time_s=_first_number(result.get("time_s"), _elapsed(run, status)),
-        note=" ".join(note.split()) or _HINTS.get(status, ""),
+        path=str(study), phase=phase or study.name, name=name, status=words["class"] or "refused", note=words["reason"]
     )
 
 
-_HINTS = {"killed": "run the same command again to continue", "interrupted": "run the same command again to continue"}
+def _select(args: argparse.Namespace, root: Path) -> list[Row]:
+    rows = list_rows(root)
+    if args.phase is not None:
+        rows = [row for row in rows if row.phase == args.phase]
+    return [row for row in rows if row.status in _FAILED] if args.failed else rows
 
 
-def _last_metrics(run: RunDir) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the last logged line and the best validation accuracy among all of them."""
-    last: dict[str, Any] = {}
-    best: dict[str, Any] = {}
-    for record in run.read_metrics():
-        last |= {key: record[key] for key in ("step", "total_steps") if key in record}
-        value = _first_number(record.get("validation/accuracy"))
-        if value is not None and value > best.get("value", float("-inf")):
-            best = {"step": record.get("step"), "value": value}
-    return last, best
+def _watch(args: argparse.Namespace, root: Path) -> int:
+    """Show the rows again and again: a table that redraws itself on a terminal, a line per change in a pipe."""
+    from rich.console import Console
+    from rich.live import Live
 
-
-def _configured_steps(run: RunDir) -> int | None:
-    import yaml
-
+    console = Console()
+    told: dict[str, tuple[str, int | None]] = {}
     try:
-        config = yaml.safe_load(run.config_path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError("config.yaml is not valid YAML") from error
-    if not isinstance(config, dict) or not isinstance(config.get("budget"), dict):
-        raise ValueError("config.yaml is not that of a run")
-    return config["budget"].get("steps")
+        with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
+            while True:
+                before = time.monotonic()
+                rows = _select(args, root)
+                if console.is_terminal:
+                    live.update(_picture(rows), refresh=True)
+                else:
+                    _tell_changes(rows, told)
+                if rows and not any(row.status in _AT_WORK for row in rows):
+                    break
+                time.sleep(max(args.watch, time.monotonic() - before))  # a scan of many runs takes its time
+    except KeyboardInterrupt:
+        return 0
+    print(_summary(rows))
+    return 0
 
 
-def _elapsed(run: RunDir, status: str) -> float | None:
-    if status == "running":
-        return max(0.0, time.time() - run.config_path.stat().st_mtime)
-    return None
+def _tell_changes(rows: list[Row], told: dict[str, tuple[str, int | None]]) -> None:
+    """Print the rows whose status or step is not what was printed of them before."""
+    for row in rows:
+        key, state = f"{row.path} {row.name}", (row.status, row.step)
+        if told.get(key) != state:
+            told[key] = state
+            words = (_step(row), f"loss {_loss(row)}", f"{duration(row.eta_s)} left", _accuracy(row), row.note)
+            words = [word for word in words if word not in ("-", "loss -", "- left", "")]
+            print(f"{row.phase}/{row.name}: {row.status}", *words, sep="  ")
+    sys.stdout.flush()
 
 
-def _first_number(*values: Any) -> float | None:
-    return next((value for value in values if isinstance(value, int | float)), None)
+def _picture(rows: list[Row]) -> Any:
+    from rich.console import Group
+
+    order = {status: place for place, status in enumerate(_URGENCY)}
+    return Group(_summary(rows), _table(sorted(rows, key=lambda row: order.get(row.status, len(order)))))
 
 
 def _print_table(rows: list[Row]) -> None:
     from rich.console import Console
+
+    console = Console()
+    # Into a file or pipe, one run is one line.
+    (console if console.is_terminal else Console(width=250)).print(_table(rows))
+    print(f"\n{_summary(rows)}")
+
+
+def _table(rows: list[Row]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("phase", "run", "status", "step", "best", "test accuracy", "time", "note"):
-        table.add_column(column, overflow="fold", justify="right" if column in ("step", "best", "time") else "left")
+    numbers = ("step", "loss", "left", "best", "time")
+    for column in ("phase", "run", "status", "step", "loss", "left", "best", "test accuracy", "time", "note"):
+        table.add_column(column, overflow="fold", justify="right" if column in numbers else "left")
     for row in rows:
-        colour = _COLOURS.get(row.status, "red")
-        cells = (_step(row), _best(row), _accuracy(row), duration(row.time_s), row.note)
-        table.add_row(row.phase, row.name, Text(row.status, style=colour), *map(Text, cells))
-    console = Console()
-    # Into a file or pipe, one run is one line.
-    (console if console.is_terminal else Console(width=250)).print(table)
-    print(f"\n{len(rows)} run{'s' * (len(rows) != 1)}: {_counts(row.status for row in rows)}")
+        status = Text(row.status, style=_COLOURS.get(row.status, "dim" if row.status == "waiting" else "red"))
+        cells = (_step(row), _loss(row), duration(row.eta_s), _best(row), _accuracy(row), duration(row.time_s))
+        table.add_row(Text(row.phase), Text(row.name), status, *map(Text, cells), Text(row.note))
+    return table
+
+
+def _summary(rows: list[Row]) -> str:
+    left = [row.eta_s for row in rows if row.eta_s is not None]
+    soon = f"; the running ones are through in {duration(max(left))}" if left else ""
+    return f"{len(rows)} run{'s' * (len(rows) != 1)}: {_counts(row.status for row in rows)}{soon}"
 
 
 def _counts(statuses: Iterable[str]) -> str:
@@ -168,6 +194,10 @@ def _counts(statuses: Iterable[str]) -> str:
 def _step(row: Row) -> str:
     step = "-" if row.step is None else str(row.step)
     return f"{step}/{row.total_steps}" if row.total_steps else step
+
+
+def _loss(row: Row) -> str:
+    return "-" if row.loss is None else f"{row.loss:.4f}"
 
 
 def _best(row: Row) -> str:
@@ -180,14 +210,3 @@ def _accuracy(row: Row) -> str:
     if row.accuracy_low is None or row.accuracy_high is None:
         return f"{row.accuracy:.4f}"
     return f"{row.accuracy:.4f} [{row.accuracy_low:.4f}, {row.accuracy_high:.4f}]"
-
-
-def duration(time_s: float | None) -> str:
-    """Return seconds as '45 s', '12 min 5 s' or '3 h 7 min'."""
-    if time_s is None:
-        return "-"
-    minutes, seconds = divmod(round(time_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 
@@ -6,7 +7,7 @@ import pytest
 
 from rtx_lab.__main__ import main
 from rtx_lab.commands import status
-from rtx_lab.commands.status import duration, read_row
+from rtx_lab.commands.row import duration, read_row
 from rtx_lab.core.rundir import RunDir, write_json
 
 CONFIG = "budget: {steps: 400, epochs: null}\nmodel: {d_model: 8}\n"
@@ -138,3 +139,77 @@ def test_status_needs_no_torch(runs):
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_what_a_study_names_waits_until_it_has_begun(tmp_path, capsys):
+    root = tmp_path / "multirun"
+    planned = make_run(root, "planned", phase="rank")
+    planned.config_path.rename(planned.plan_path)
+    write_json(planned.plan_path, {"price": {"steps": 90}})
+    make_run(root, "over", phase="nd_ratio", result={"status": "done", "steps": 4, "total_steps": 4})
+    (root / "connection_study").mkdir()
+    study = {
+        "jobs": ["nd_ratio/over-0123456789ab", "rank/planned-0123456789ab", "rank/named-0123456789ab"],
+        "not_run": [{"job": "rank: model=x seed=1", "class": "refused", "reason": "does not fit"}],
+    }
+    write_json(root / "connection_study" / "study.json", study)
+    expected = {
+        ("nd_ratio", "over", "done", 4),
+        ("rank", "planned", "waiting", 90),
+        ("rank", "named", "waiting", None),
+        ("rank", "model=x seed=1", "refused", None),
+    }
+    for place in (root, root / "connection_study"):
+        rows = status.list_rows(place)
+        assert {(row.phase, row.name, row.status, row.total_steps) for row in rows} == expected
+    assert main(["status", str(root), "--phase", "rank", "--failed", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["note"] == "does not fit"
+
+
+def test_a_running_job_tells_loss_and_the_time_left(tmp_path):
+    lines = [{"step": step, "loss": 1.0 / step, "step_time_s": 2.0} for step in range(10, 101, 10)]
+    run = make_run(tmp_path, "x", lines=lines)
+    write_json(run.checkpoints / "step-00000100" / "state.json", {"state": {"step": 100, "time_s": 250.0}})
+    with run.lock():
+        row = read_row(run)
+    assert (row.step, row.total_steps, row.loss) == (100, 400, 0.01)
+    assert row.eta_s == pytest.approx(300 * 2.5, abs=5), "two seconds a step and half a second of evaluation"
+
+
+def test_a_watcher_in_a_pipe_tells_changes_and_ends_with_the_last_run(tmp_path):
+    run = make_run(tmp_path / "multirun", "x", lines=[{"step": 7, "loss": 2.0, "step_time_s": 1.0}])
+    command = [sys.executable, "-m", "rtx_lab", "status", str(tmp_path / "multirun"), "--watch", "0.1"]
+    with run.lock():
+        watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert "main/x: running  7/400  loss 2.0000" in watcher.stdout.readline()
+        run.append_metrics({"step": 8, "loss": 1.5, "step_time_s": 1.0})
+        assert "8/400  loss 1.5000" in watcher.stdout.readline()
+        write_json(run.result_path, {"status": "done", "steps": 400})
+    rest, _ = watcher.communicate(timeout=30)
+    assert watcher.returncode == 0
+    assert rest.splitlines()[-1] == "1 run: 1 done"
+
+
+def test_ctrl_c_leaves_the_watcher_quietly(tmp_path):
+    run = make_run(tmp_path, "x", lines=[{"step": 7}])
+    command = [sys.executable, "-m", "rtx_lab", "status", str(tmp_path), "--watch"]
+    with run.lock():
+        watcher = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        watcher.stdout.readline()
+        watcher.send_signal(signal.SIGINT)
+        _, err = watcher.communicate(timeout=30)
+    assert (watcher.returncode, err) == (0, "")
+
+
+def test_a_path_after_watch_is_explained(capsys):
+    assert main(["status", "--watch", "multirun"]) == 2
+    assert "PATH goes before --watch" in capsys.readouterr().err
+
+
+def test_runs_of_one_name_show_their_signatures(tmp_path):
+    for signature in ("0" * 12, "1" * 12):
+        folder = tmp_path / "main" / f"x-{signature}"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(CONFIG)
+    assert [row.name for row in status.list_rows(tmp_path)] == ["x-" + "0" * 12, "x-" + "1" * 12]
