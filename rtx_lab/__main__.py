@@ -19,6 +19,8 @@ COMMANDS = {
     "export": "write a run as a self-contained model folder, or back up every finished run",
     "doctor": "check GPU, memory, disk, packages, data, tracking and the last checkpoints",
     "status": "list the runs below a folder: what is done, what is running, what broke",
+    "reproduce": "run a finished run again from its record and compare",
+    "report": "write what a study found: intervals, paired tests, figures and tables in one page",
 }
 PROGRAM = "python -m rtx_lab"
 

@@ -91,7 +91,7 @@ def fit(
     status, reason = _until_the_end(run, show)
     gradients.drop(run)
     _count_time(run)
-    return Outcome(status=status, reason=reason, state=state, signum=run.stop.signum, data_wait=run.window.data_wait())
+    return Outcome(status=status, reason=reason, state=state, signum=run.stop.signum, **run.window.times())
 
 
 def _until_the_end(run: Training, show: Callable[[int, Record | None], None]) -> tuple[str, str]:

@@ -166,7 +166,8 @@ def adamw_8bit(
         _groups(model, weight_decay), lr=rate(1), betas=(betas[0], betas[1]), weight_decay=weight_decay
     )
     prepare = partial(_allocate_state, optimizer, tables)
-    return _host_checked(optimizer, rate, max_grad_norm, prepare, bytes_per_weight=2.0)
+    state_bytes = sum(_quantised_bytes(param, param in tables) for param in _trained(optimizer))
+    return _host_checked(optimizer, rate, max_grad_norm, prepare, state_bytes=state_bytes)
 
 
 def adamw_paged(
@@ -193,7 +194,8 @@ def adamw_paged(
         _groups(model, weight_decay), lr=rate(1), betas=(betas[0], betas[1]), weight_decay=weight_decay
     )
     prepare = partial(_allocate_state, optimizer, set())
-    return _host_checked(optimizer, rate, max_grad_norm, prepare, bytes_per_weight=8.0)
+    state_bytes = sum(8.0 * param.numel() for param in _trained(optimizer))
+    return _host_checked(optimizer, rate, max_grad_norm, prepare, state_bytes=state_bytes, paged_bytes=state_bytes)
 
 
 def _rate(arguments: dict[str, Any]) -> Callable[[int], float]:
@@ -221,16 +223,30 @@ def _host_checked(
     max_grad_norm: float | None,
     prepare: Callable[[], None],
     *,
-    bytes_per_weight: float,
+    state_bytes: float,
+    paged_bytes: float = 0.0,
 ) -> Update:
-    weights = sum(param.numel() for group in optimizer.param_groups for param in group["params"])
     return Update(
         optimizer=optimizer,
         rate=rate,
         max_grad_norm=max_grad_norm,
         step=by_host,
-        state_bytes=bytes_per_weight * weights,
+        state_bytes=state_bytes,
+        paged_bytes=paged_bytes,
         prepare=prepare,
+    )
+
+
+def _trained(optimizer: Any) -> list[torch.Tensor]:
+    return [param for group in optimizer.param_groups for param in group["params"]]
+
+
+def _quantised_bytes(param: torch.Tensor, is_table: bool) -> float:
+    """Two moments: a byte an element and a float32 scale per block of 256, or 32 bits where `adamw_8bit` keeps them."""
+    return (
+        8.0 * param.numel()
+        if is_table or param.numel() < 4096
+        else 2.0 * (param.numel() + 4 * -(-param.numel() // 256))
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +16,10 @@ from rtx_lab.core.rundir import RunDir
 from rtx_lab.core.schema import Settled
 
 
-@dataclass(frozen=True, slots=True)
-class Examination:
-    """What can be known of a run without building it: counts and bytes (fp32 weights and gradients)."""
-
-    parameters: int
-    optimizer_bytes: int
-
-    @property
-    def weight_bytes(self) -> int:
-        return 4 * self.parameters
-
-    @property
-    def gradient_bytes(self) -> int:
-        return 4 * self.parameters
-
-    @property
-    def state_bytes(self) -> int:
-        return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes
-
-
-def examine(settled: Settled) -> Examination:
-    """Count a run's parameters and bytes of state from a model without memory; needs no data, no GPU, no network."""
-    parameters = sum(parameter.numel() for parameter in _weightless(settled.run.model).parameters())
-    return Examination(parameters, int(_bytes_per_weight(settled.run.optim) * parameters))
-
-
 def range_problems(plain: dict[str, Any]) -> list[str]:
     """What is out of range in model and optimizer, found by building both without memory."""
     problems: list[str] = []
-    for look, section in ((_weightless, "model"), (_bytes_per_weight, "optim")):
+    for look, section in ((_weightless, "model"), (_on_one_weight, "optim")):
         try:
             look(plain[section])
         except UsageError as error:
@@ -58,8 +32,8 @@ def _weightless(node: dict[str, Any]) -> nn.Module:
         return bind(node)()
 
 
-def _bytes_per_weight(node: dict[str, Any]) -> float:
-    return bind(node)(nn.Linear(1, 1, bias=False), 1).state_bytes
+def _on_one_weight(node: dict[str, Any]) -> Any:
+    return bind(node)(nn.Linear(1, 1, bias=False), 1)
 
 
 def check_inputs(settled: Settled) -> None:
@@ -84,7 +58,14 @@ def check_inputs(settled: Settled) -> None:
         dataset.check_vocabulary(run.model["vocab_size"], splits)
 
 
-def finished(settled: Settled, directory: RunDir) -> dict[str, Any] | None:
+def current_digests(settled: Settled) -> dict[str, str]:
+    """Digests of a run's inputs as they are now."""
+    return input_digests(settled, bind(settled.run.dataset)())
+
+
+def finished(
+    settled: Settled, directory: RunDir, digests: Callable[[Settled], dict[str, str]] = current_digests
+) -> dict[str, Any] | None:
     """The result of this very run if it is done; None if there is work left.
 
     Raises UsageError if it was done with data that have changed since.
@@ -93,9 +74,7 @@ def finished(settled: Settled, directory: RunDir) -> dict[str, Any] | None:
     if result is None or result.get("status") != "done" or settled.run.run_anyway:
         return None
     then = result.get("digests") or {}
-    changed = [
-        name for name, now in input_digests(settled, bind(settled.run.dataset)()).items() if then.get(name) != now
-    ]
+    changed = [name for name, now in digests(settled).items() if then.get(name) != now]
     if changed:
         raise UsageError(
             f"{directory.path} is done, but these inputs have changed since: {', '.join(changed)}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -15,8 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from rtx_lab import loop
-from rtx_lab.core import checkpoint, device, memory, parallel, record, telemetry
+from rtx_lab import loop, pruning
+from rtx_lab.core import checkpoint, device, earlier, memory, parallel, record, telemetry
 from rtx_lab.core.components import bind
 from rtx_lab.core.credentials import read_env_file
 from rtx_lab.core.errors import RunError, UsageError
@@ -27,7 +28,7 @@ from rtx_lab.core.signals import Stopped, StopSignal, exit_code
 from rtx_lab.core.training import Outcome, Plan, TrainState
 from rtx_lab.core.types import Cut, Task
 from rtx_lab.evaluate import evaluate
-from rtx_lab.preflight import Examination, examine, finished, input_digests
+from rtx_lab.preflight import finished, input_digests
 from rtx_lab.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -56,11 +57,15 @@ def run(config: DictConfig) -> dict[str, Any]:
     The run directory is Hydra's output directory. Under torchrun rank 0 writes.
     """
     settled = settle(config)
-    leads = int(os.environ.get("RANK", "0")) == 0
     place = (
         Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path("multirun", settled.directory)
     )
-    directory = RunDir(place)
+    return run_settled(settled, RunDir(place))
+
+
+def run_settled(settled: Settled, directory: RunDir) -> dict[str, Any]:
+    """Run a settled configuration in a directory that is there, and return its result; never raises."""
+    leads = int(os.environ.get("RANK", "0")) == 0
     if not leads:
         logging.disable(logging.WARNING)  # rank 0 speaks for all
     try:
@@ -69,14 +74,17 @@ def run(config: DictConfig) -> dict[str, Any]:
             if done is not None:
                 return done
             if leads:
+                earlier.set_aside(directory, run_anyway=settled.run.run_anyway)
                 write_text(directory.config_path, OmegaConf.to_yaml(OmegaConf.create(settled.config)))
             result = _attempt(settled, directory)
             if leads:
                 write_json(directory.result_path, result)
+                earlier.drop(directory, result)
     except (RunError, UsageError) as error:
         result = {"status": "failed", "reason": str(error), "signature": settled.signature}
     if result["status"] != "done":
-        log.error("%s: %s", result["status"], result["reason"])
+        level = logging.INFO if result["status"] == "pruned" else logging.ERROR
+        log.log(level, "%s: %s", result["status"], result["reason"])
     return result
 
 
@@ -107,8 +115,12 @@ def _attempt(settled: Settled, directory: RunDir) -> dict[str, Any]:
         reason = f"{type(error).__name__}: {first_line} (traceback in {directory.path / 'train.log'})"
         result |= {"status": kind, "reason": reason}
         memory.forget(error)
-    earlier = before.get("time_s")
-    result["time_s"] = round(time.time() - started + (earlier if isinstance(earlier, (int, float)) else 0.0), 3)
+    spent = before.get("time_s")
+    planned = directory.read_plan() or {}
+    if planned.get("signature") == settled.signature:
+        result |= {key: planned.get(key) for key in ("price", "predicted_peak_memory_gb")}
+        result["parents"] = [*(planned.get("parents") or []), *result.get("parents", [])]
+    result["time_s"] = round(time.time() - started + (spent if isinstance(spent, (int, float)) else 0.0), 3)
     return result | {"versions": record.versions(), "git": record.git_state(Path(__file__).parent)}
 
 
@@ -125,9 +137,8 @@ def _execute(settled: Settled, directory: RunDir, stop: StopSignal) -> dict[str,
 
 def _train_and_evaluate(settled: Settled, parts: Parts, directory: RunDir, stop: StopSignal) -> dict[str, Any]:
     run, task = settled.run, parts.task
-    examined = examine(settled)
-    if run.budget.micro_batch == "auto":
-        _find_micro_batch(parts, examined)
+    if run.budget.micro_batch == "auto":  # before the task cuts its first batch
+        _find_micro_batch(parts, float(bind(run.optim)(parts.model, 1).state_bytes))
     plan = Plan.of(run.budget, task.steps_per_epoch if run.budget.steps != 0 else 1)
     update = bind(run.optim)(parts.model, max(1, plan.steps))
     store = checkpoint.Store(folder=directory.checkpoints, keep_last=run.budget.keep_last, owner=settled.signature)
@@ -143,7 +154,7 @@ def _train_and_evaluate(settled: Settled, parts: Parts, directory: RunDir, stop:
     result: dict[str, Any] = {"total_steps": plan.steps}
     try:
         outcome = _train(parts, update, plan, store, state, directory, tracker, stop)
-        result |= _describe(settled, parts, examined, outcome)
+        result |= _describe(settled, parts, outcome)
         if outcome.status != "done":
             return result | {"exit_code": exit_code(outcome.signum) if outcome.status == "interrupted" else 1}
         best = checkpoint.best(store.folder) if plan.steps else None
@@ -179,10 +190,9 @@ def build(run: RunConfig) -> Parts:
     return Parts(run, place, ranks, dataset, model, task)
 
 
-def _find_micro_batch(parts: Parts, examined: Examination) -> None:
+def _find_micro_batch(parts: Parts, optimizer_bytes: float) -> None:
     share = parts.run.budget.global_batch // parts.ranks.world_size
-    optimizer = float(examined.optimizer_bytes)
-    own = memory.fit_micro_batch(parts.model, parts.task, parts.device, max(1, share), optimizer)
+    own = memory.fit_micro_batch(parts.model, parts.task, parts.device, max(1, share), optimizer_bytes)
     found = -int(parts.ranks.max_host([-own])[0])  # the same on every rank: the smallest
     parts.task.cut.micro_batch = found
     parts.events.append({"event": "micro_batch_found", "micro_batch": found})
@@ -233,14 +243,18 @@ def _train(
         log.info("%s %s", parts.task.monitor, found.get(parts.task.monitor))
         return found
 
+    watch = pruning.watched(
+        look, directory.read_plan(), monitor=parts.task.monitor, state=state, last_step=plan.steps, ranks=ranks,
+        keep=keep,
+    )  # fmt: skip
     with progress_bar(plan.steps, state.step, leads=ranks.leads) as show:
         return loop.fit(
             parts.model, parts.task, update, plan, parts.device, seed=run.seed, store=store, log=keep,
-            evaluate=look, stop=stop, state=state, ranks=ranks, show=show,
+            evaluate=watch, stop=stop, state=state, ranks=ranks, show=show,
         )  # fmt: skip
 
 
-def _describe(settled: Settled, parts: Parts, examined: Examination, outcome: Outcome) -> dict[str, Any]:
+def _describe(settled: Settled, parts: Parts, outcome: Outcome) -> dict[str, Any]:
     """What a result says of training, whichever way it ended."""
     if outcome.data_wait > PATIENT_SHARE:
         log.warning(
@@ -254,8 +268,9 @@ def _describe(settled: Settled, parts: Parts, examined: Examination, outcome: Ou
         "monitor": parts.task.monitor,
         "best": outcome.state.best,
         "steps": outcome.state.step,
-        "parameters": examined.parameters,
-        "parents": [parent for parent in (parts.run.init_from, parts.run.resume_from) if parent],
+        "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
+        "parents": [place for place in (parts.run.init_from, parts.run.resume_from) if place],
+        "step_time_s": outcome.step_time_s,
         "peak_memory_gb": parts.device.peak_memory_gb(),
         "energy_kwh": parts.energy.kwh,
         "digests": input_digests(settled, parts.dataset),
@@ -272,6 +287,8 @@ def _final_evaluation(parts: Parts, directory: RunDir, stop: StopSignal) -> dict
         if split == "test" and parts.ranks.leads:
             public = [{k: v for k, v in entry.items() if not k.startswith("_")} for entry in records]
             directory.write_predictions(public)
+            for name, value in parts.task.maps(parts.model).items():
+                write_text(directory.path / f"{name}.json", json.dumps(value) + "\n")
     low, high = metrics.get("test/accuracy_low"), metrics.get("test/accuracy_high")
     if low is not None and high is not None:
         log.info("test/accuracy %.4f (95 %% interval %.4f to %.4f)", metrics["test/accuracy"], low, high)

@@ -117,6 +117,7 @@ class TensorBoardSink:
     def _open(self) -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
+        threading.excepthook = _without_event_writer
         purge_step = self._resume_step + 1 if self._resume_step else None
         self._writer = SummaryWriter(str(self._folder), purge_step=purge_step, flush_secs=30)
         return self._writer
@@ -213,6 +214,12 @@ class WandbSink:
                 init_timeout=INIT_TIMEOUT_S, finish_timeout=CLOSE_TIMEOUT_S, silent=True, console="off"
             ),
         )
+
+
+def _without_event_writer(error: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread keeps its error and raises it from the next write, where it becomes one warning."""
+    if type(error.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(error)
 
 
 def with_seed_keys(scalars: Mapping[str, float]) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """Every YAML of conf/: composed, settled, and each _target_ held against its signature."""
 
-import itertools
 import os
 import re
 from dataclasses import fields
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rtx_lab.core.components import check_component
 from rtx_lab.core.errors import UsageError
@@ -44,18 +42,9 @@ def test_every_option_of_every_group_composes_and_binds(composed):
     assert seen == sum(1 for group in GROUPS for _ in (CONF / group).glob("*.yaml")) >= 22
 
 
-def test_every_phase_expands_to_jobs_that_settle(composed):
-    jobs = 0
+def test_every_phase_names_itself(composed):
     for phase in _options("phase"):
-        config = composed(f"phase={phase}")
-        assert config.phase == phase, "a phase names itself"
-        params = config.hydra.sweeper.params or {}
-        overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
-        choices = [[f"{o.key_or_group}={v}" for v in o.sweep_string_iterator()] for o in overrides]
-        for point in itertools.product(*choices):
-            settle(composed(f"phase={phase}", *point))
-            jobs += 1
-    assert jobs >= len(_options("phase"))
+        assert composed(f"phase={phase}").phase == phase
 
 
 def test_yaml_files_are_short_and_say_what_they_are():

@@ -7,8 +7,9 @@ import rtx_lab
 
 ROOT = Path(rtx_lab.__file__).parent
 LEVELS = {
-    "core": 0, "nn": 1, "data": 1, "scoring": 1, "optim": 1, "tracking": 1, "models": 2, "inference": 3, "tasks": 4,
-    "loop": 5, "evaluate": 5, "preflight": 5, "reopen": 5, "run": 6, "sweep": 7, "commands": 7, "__main__": 7,
+    "core": 0, "nn": 1, "data": 1, "scoring": 1, "optim": 1, "tracking": 1, "models": 2, "report": 2,
+    "inference": 3, "tasks": 4, "loop": 5, "evaluate": 5, "preflight": 5, "reopen": 5, "pricing": 5, "pruning": 5,
+    "run": 6, "sweep": 7, "commands": 7, "__main__": 7,
 }  # fmt: skip
 HYDRA = {"run", "sweep", "core.schema"}
 HEAVY = {
@@ -58,6 +59,16 @@ def test_loop_and_evaluate_import_core_alone():
             ours = [t for t in _imports(ast.walk(tree)) if t.startswith("rtx_lab")]
             assert ours
             assert all(target.startswith("rtx_lab.core") for target in ours), name
+
+
+def test_a_report_reads_run_directories_and_knows_nothing_else():
+    own = ("rtx_lab.core.rundir", "rtx_lab.core.errors", "rtx_lab.core.labels")
+    allowed = (*own, "rtx_lab.scoring", "rtx_lab.report")
+    for name, tree in _modules():
+        if name.split(".")[0] == "report":
+            found = [*_imports(ast.walk(tree))]
+            assert all(target.startswith(allowed) for target in found if target.startswith("rtx_lab")), name
+            assert not {target.split(".")[0] for target in found} & {"torch", "hydra", "omegaconf"}, name
 
 
 def test_hydra_stays_at_the_door():

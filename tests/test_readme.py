@@ -60,7 +60,7 @@ def test_every_training_command_composes(page):
 def test_every_other_command_exists(page):
     names = [re.search(r"-m rtx_lab (\w+)", command) for command in _commands(page)]
     found = {match[1] for match in names if match}
-    assert found == {"infer", "export", "doctor", "status"} <= set(COMMANDS)
+    assert found == {"infer", "export", "doctor", "status", "report", "reproduce"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -63,6 +63,8 @@ def test_the_best_weights_by_validation_are_the_ones_that_are_judged(start):
     assert [record["row"] for record in records] == list(range(24))
     assert sum(record["correct"] for record in records) / 24 == pytest.approx(metrics["test/accuracy"])
     assert not [key for record in records for key in record if key.startswith("_")]
+    drawn = json.loads((directory.path / "connections.json").read_text())
+    assert drawn["num_slots"] == len(drawn["strength"]) == 8
 
 
 def test_weights_of_a_run_can_be_judged_again_without_training(start):

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import subprocess
 import sys
 import threading
 from types import SimpleNamespace
@@ -188,6 +189,26 @@ def test_real_wandb_offline_keeps_a_run_in_the_run_folder(tmp_path, monkeypatch,
         tracker.close({"test/accuracy": 1.0})
     assert [record for record in caplog.records if record.name.startswith("rtx_lab")] == []
     assert list((tmp_path / "run").glob("wandb/offline-run-*-0123456789ab/run-0123456789ab.wandb"))
+
+
+def test_a_full_disk_under_tensorboard_is_one_warning(tmp_path):
+    script = f"""
+import logging, resource
+from pathlib import Path
+from types import SimpleNamespace
+import torch.utils.tensorboard  # imports need a disk that takes files
+from rtx_lab.tracking import Tracker
+logging.basicConfig(format="%(message)s")
+settings = SimpleNamespace(wandb="off", tensorboard=True)
+tracker = Tracker(settings, Path({str(tmp_path)!r}), signature="abc")
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+for step in range(30):
+    tracker.log({{"step": step, "loss": 1.0}})
+tracker.close({{"test/accuracy": 1.0}})
+"""
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("tensorboard is off for the rest of this run: [Errno 27]")
 
 
 def test_the_env_file_of_the_working_directory_is_read(tmp_path, monkeypatch, wandb_is):

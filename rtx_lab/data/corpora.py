@@ -24,6 +24,8 @@ T5 = "google-t5/t5-base"
 T5_ENTRIES = 32000
 """Entries of T5 that text can produce; its 100 sentinels never occur."""
 CONVERTED = "refs/convert/parquet"
+NUM_OPTIONS = {"logiqa": 4, "commonsenseqa": 5, "strategyqa": 2, "sst2": 2}
+"""Most options of a row; GSM8K has none."""
 
 
 def gsm8k(
@@ -200,4 +202,5 @@ def _dataset(
         max_source_length=source_length,
         max_target_length=target,
         sources=sources,
+        num_options=NUM_OPTIONS.get(corpus.name, 0),
     )

@@ -74,6 +74,12 @@ class Corpus:
         file = fetch(self.hub.repo, self.hub.files[split], kind="dataset", revision=self.hub.revision, advice=advice)
         return file, self._expected(split, self.hub.rows)
 
+    def published_rows(self, split: str) -> int:
+        """Rows of a split where it would be read from: the local folder if there is one, else the hub."""
+        root = self.path or os.environ.get("RTX_LAB_DATA")
+        local = root and (self.path or (Path(root) / self.folder).is_dir())
+        return self._expected(split, self.local_rows if local else self.hub.rows)
+
     def read(self, split: str) -> list[Row]:
         """The rows of a split. Raises RunError when their number is not the published one."""
         file, expected = self.locate(split)
@@ -98,6 +104,10 @@ class CorpusSplit:
     split: str
     to_item: Callable[[Row, str], Item]
     settings: str
+
+    @property
+    def num_items(self) -> int:
+        return len(self._chosen(self.corpus.published_rows(self._published())))
 
     def digest(self) -> str:
         file, _ = self.corpus.locate(self._published())

@@ -161,4 +161,5 @@ def _dataset(
         max_source_length=max_source_length,
         max_target_length=max_target_length,
         sources=sources,
+        num_options=4 if answer == "options" else 0,
     )

@@ -24,6 +24,11 @@ CHUNK = 2048
 class SplitSource(Protocol):
     """Where the items of one split come from."""
 
+    @property
+    def num_items(self) -> int:
+        """How many items there are, told without opening data."""
+        ...
+
     def digest(self) -> str:
         """Names the content without reading items."""
         ...
@@ -86,9 +91,9 @@ class Split:
 class TextDataset:
     """A named data set over a tokenizer; a split is read, encoded and cached when first asked for.
 
-    `answer` is `options` (contents ranked by likelihood) or `number` (generated). `max_source_length` and
-    `max_target_length` are in tokens, the end of the target included; `vocab_size` is what a model has to know.
-    Raises UsageError if the tokenizer has more entries than that.
+    `answer` is `options` (contents ranked by likelihood, at most `num_options` a row) or `number` (generated).
+    `max_source_length` and `max_target_length` are in tokens, the end of the target included; `vocab_size` is what a
+    model has to know. Raises UsageError if the tokenizer has more entries than that.
     """
 
     name: str
@@ -98,6 +103,7 @@ class TextDataset:
     max_source_length: int
     max_target_length: int
     sources: Mapping[str, SplitSource]
+    num_options: int = 0
     _opened: dict[str, Split] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -111,6 +117,10 @@ class TextDataset:
     def digest(self) -> str:
         """Names what the three splits hold; a split whose data are missing counts as missing."""
         return hashlib.sha256(" ".join(self._digest_or_missing(name) for name in SPLITS).encode()).hexdigest()
+
+    def num_rows(self, name: str) -> int:
+        """Rows of a split as generated or published, told without opening data."""
+        return self.sources[name].num_items
 
     def split(self, name: str) -> Split:
         """Open `train`, `validation` or `test`.

@@ -58,6 +58,11 @@ class Tokenizer:
         """The text of ids, special ids left out."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
 
+    def decode_answer(self, ids: Sequence[int]) -> str:
+        """The text of a written answer: what stands before the first end token, or all of it."""
+        own = [int(i) for i in ids]
+        return self.decode(own[: own.index(self.eos_id)] if self.eos_id in own else own)
+
 
 def load_tokenizer(name: str) -> Tokenizer:
     """Load `words` (shipped), a folder, or a hub id, which `RTX_LAB_TOKENIZERS` may hold as a folder.

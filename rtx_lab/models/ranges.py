@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 
 from rtx_lab.core.errors import UsageError
@@ -36,7 +37,11 @@ def positive_number(key: str, value: object) -> list[str]:
 
 def one_of(key: str, value: object, options: tuple[str, ...]) -> list[str]:
     """Return what is wrong with a choice, if anything."""
-    return [] if value in options else [f"model.{key} must be one of {', '.join(options)}, got {value!r}"]
+    if value in options:
+        return []
+    near = difflib.get_close_matches(str(value), options, n=1)
+    hint = f": did you mean {near[0]}?" if near else ""
+    return [f"model.{key} must be one of {', '.join(options)}, got {value!r}{hint}"]
 
 
 def at_most(key: str, value: object, limit_key: str, limit: object) -> list[str]:

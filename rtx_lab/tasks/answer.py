@@ -130,7 +130,7 @@ class AnswerTask:
         )
         judged = []
         for ids, row in zip(written.tolist(), rows, strict=True):
-            text = tokenizer.decode(ids[: ids.index(tokenizer.eos_id)] if tokenizer.eos_id in ids else ids)
+            text = tokenizer.decode_answer(ids)
             right = numbers_equal(extract_number(text), extract_number(row["gold"]))
             judged.append(_judged(text, row["gold"], right))
         return judged
@@ -158,6 +158,11 @@ class AnswerTask:
             "spectral_radius": slots.spectral_radius(strength),
         }
 
+    def maps(self, model: Any) -> dict[str, Any]:
+        """The strength of every connection, see `rtx_lab.scoring.slots.strength_map`; nothing without connections."""
+        strength = model.connection_strength()
+        return {} if strength is None else {"connections": slots.strength_map(strength)}
+
     def example_batch(self, micro_batch: int) -> Batch:
         """Empty tensors of the longest source and target that training can meet."""
         longest, target = self.dataset.max_source_length, self.dataset.max_target_length
@@ -168,6 +173,15 @@ class AnswerTask:
             "decoder_input": torch.zeros(micro_batch, target, dtype=torch.int64),
             "labels": torch.zeros(micro_batch, target, dtype=torch.int64),
         }
+
+    def rehearse(self, model: Any, num_samples: int) -> None:
+        """Rank as many options as a row can have, or decode the longest answer with all beams, at once."""
+        batch = self.example_batch(num_samples)
+        memory = model.encode(batch["source"], batch["source_mask"])
+        per_sample = self.dataset.num_options or self.generation.num_beams
+        shape = (num_samples, per_sample, self.dataset.max_target_length)
+        tokens = batch["labels"].new_zeros(shape)
+        option_log_likelihood(model, memory, tokens, tokens)
 
     def describe(self, step: int) -> list[str]:
         """The row ids that make up an optimizer step, over all ranks."""

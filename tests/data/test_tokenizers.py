@@ -30,6 +30,14 @@ def test_numbers_are_digits_one_by_one_and_decode_exactly():
         )
 
 
+def test_an_answer_ends_before_its_first_end_token():
+    tokenizer = load_tokenizer("words")
+    ids = tokenizer.encode("12")
+    assert tokenizer.decode_answer([*ids, tokenizer.eos_id, *ids, tokenizer.eos_id]) == "12"
+    assert tokenizer.decode_answer(ids) == "12"
+    assert tokenizer.decode_answer([tokenizer.eos_id, *ids]) == ""
+
+
 def test_every_word_is_known_and_decodes_to_itself():
     tokenizer = load_tokenizer("words")
     unknown = tokenizer.encode("unheard")[0]
