@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rtx_lab.commands.status import list_runs
+from rtx_lab.commands.places import list_runs
 from rtx_lab.core import telemetry
 from rtx_lab.core.errors import RunError, UsageError
 
@@ -208,7 +208,7 @@ def _dataset(path: Path) -> Check:
         return Check(name=name, state="fail", finding=f"{path} cannot be used: {' '.join(str(error).split())}")
     root = os.environ.get("RTX_LAB_DATA")
     kind = type(next(iter(dataset.sources.values()))).__name__
-    where = "built in" if kind == "Generated" else f"below {root}" if root else "in the hub's cache"
+    where = "built in" if kind.startswith("Generated") else f"below {root}" if root else "in the hub's cache"
     return Check(name=name, state="ok", finding=f"{', '.join(dataset.sources)} {where}")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from rtx_lab.commands import checks
 from rtx_lab.commands.checks import Check
-from rtx_lab.commands.status import DEFAULT_ROOT
+from rtx_lab.commands.places import DEFAULT_ROOT
 from rtx_lab.core.credentials import read_env_file
 from rtx_lab.core.errors import RunError, UsageError
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtx_lab.commands import backup, modelcard
-from rtx_lab.commands.status import DEFAULT_ROOT, list_runs
+from rtx_lab.commands.places import DEFAULT_ROOT, find_run, list_runs
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.core.rundir import RunDir, write_json
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("run", nargs="?", type=Path, help="a run directory")
+    parser.add_argument("run", nargs="?", help="a run: its folder or a part of its name, see status")
     parser.add_argument("folder", nargs="?", type=Path, help="the model folder to write")
     parser.add_argument("--all", type=Path, metavar="DIR", help="back up every finished run into DIR instead")
-    parser.add_argument("--runs", type=Path, default=DEFAULT_ROOT, help="with --all: where the runs are")
+    parser.add_argument("--runs", type=Path, default=DEFAULT_ROOT, help="where the runs are (default: multirun)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -44,7 +44,8 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.folder} exists: choose another folder or remove it")
     from rtx_lab.reopen import load_run
 
-    export_model(load_run(args.run), RunDir(args.run), args.folder)
+    run = find_run(args.run, args.runs)
+    export_model(load_run(run.path), run, args.folder)
     print(f"exported to {args.folder}")
     return 0
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtx_lab.commands.places import find_run
 from rtx_lab.commands.questions import Question, prepare, split_options
 from rtx_lab.core.errors import UsageError
 from rtx_lab.core.rundir import write_text
@@ -39,7 +40,7 @@ class Answer:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("run", type=Path, help="a run directory or an exported folder")
+    parser.add_argument("run", help="a run (its folder or a part of its name, see status) or an exported folder")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", help="one question")
     source.add_argument("--interactive", action="store_true", help="ask until quit, exit or Ctrl-D")
@@ -56,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     lines = _read_lines(args.file, args.out) if args.file else []
     from rtx_lab.reopen import load_run
 
-    loaded = load_run(args.run)
+    loaded = load_run(find_run(args.run).path)
     if args.interactive:
         return converse(loaded, options)
     if args.file:

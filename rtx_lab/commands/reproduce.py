@@ -1,6 +1,7 @@
 """Run a finished run again from its record, in a folder of its own, and say whether the same comes out.
 
 python -m rtx_lab reproduce multirun/main/RUN
+python -m rtx_lab reproduce 30fe819a                   a part of its name, as `status` shows it
 python -m rtx_lab reproduce multirun/main/RUN --keep again --band 0.02
 
 PASS (bit-exact): logged numbers, predictions, metrics and best weights are the same. Where the machine, versions, code
@@ -19,20 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import rtx_lab
+from rtx_lab.commands.places import find_run
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.core.rundir import RunDir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("run", type=Path, help="a finished run, as multirun/main/NAME")
+    parser.add_argument("run", help="a finished run: its folder or a part of its name, see status")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="run in DIR (empty or not there yet) and keep it")
     parser.add_argument("--band", type=float, metavar="X", help="pass if the metric is within X of the recorded one")
 
 
 def main(args: argparse.Namespace) -> int:
     """Reproduce one run; the verdict is the last line."""
-    run = RunDir(args.run)
+    run = find_run(args.run)
     config, result = _record(run)
     if args.band is not None and not 0 <= args.band < float("inf"):
         raise UsageError(f"--band must be a number from 0 on, got {args.band}")

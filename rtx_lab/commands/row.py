@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rtx_lab.commands.places import signature_of
 from rtx_lab.core.rundir import RunDir, read_json
 
-_SIGNATURE = re.compile(r"-[0-9a-f]{12}$")
 _HINTS = {"killed": "run the same command again to continue", "interrupted": "run the same command again to continue"}
 _RECENT = 5
 """Logged lines whose step times tell the pace of now."""
@@ -21,7 +20,10 @@ _RECENT = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What one run directory tells; None where it does not. `eta_s` is the time that training still takes."""
+    """What one run directory tells; None where it does not. `eta_s` is the time that training still takes.
+
+    `name` is that of the directory without the signature, which stands beside it.
+    """
 
     path: str
     phase: str
@@ -39,16 +41,17 @@ class Row:
     accuracy_high: float | None = None
     time_s: float | None = None
     note: str = ""
+    signature: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The name with its signature: that of the run directory."""
+        return f"{self.name}-{self.signature}" if self.signature and self.name else self.name or self.signature
 
 
 def read_row(run: RunDir) -> Row:
     """Read one run directory; whatever is damaged becomes the status `broken` with a note, never an error."""
-    folder = Path(os.path.abspath(run.path))
-    place: dict[str, Any] = {
-        "path": str(run.path),
-        "phase": folder.parent.name,
-        "name": _SIGNATURE.sub("", folder.name),
-    }
+    place: dict[str, Any] = {"path": str(run.path), **_named(run.path)}
     try:
         return _read(run, place)
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -57,7 +60,14 @@ def read_row(run: RunDir) -> Row:
 
 def waiting(folder: Path) -> Row:
     """The row of a job that a sweep has named and that has no directory yet."""
-    return Row(path=str(folder), phase=folder.parent.name, name=_SIGNATURE.sub("", folder.name), status="waiting")
+    return Row(path=str(folder), **_named(folder), status="waiting")
+
+
+def _named(folder: Path) -> dict[str, Any]:
+    folder = Path(os.path.abspath(folder))
+    signature = signature_of(folder.name)
+    name = folder.name.removesuffix(signature).removesuffix("-") if signature else folder.name
+    return {"phase": folder.parent.name, "name": name, "signature": signature}
 
 
 def _read(run: RunDir, place: dict[str, Any]) -> Row:

@@ -5,6 +5,9 @@ python -m rtx_lab status multirun/nd_ratio --json
 python -m rtx_lab status --watch                 until nothing runs or waits; Ctrl-C leaves, exit code 0
 python -m rtx_lab status --phase rank --failed
 
+Every line ends its name with the signature of the run; what stands there, or a part of it, names the run in `infer`,
+`export`, `reproduce` and `report --compare`. COLUMNS sets the width, also in a pipe; without it a pipe gets all.
+
 A folder with a study.json (what a sweep writes at its start) also shows the jobs that have not begun, and those of the
 other phases that the sweep runs. The time left is that of training, evaluations included.
 """
@@ -16,16 +19,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rtx_lab.commands.listing import accuracy_text, fold, lay_out, page_width, squeeze, step_text
+from rtx_lab.commands.places import find_folder, list_runs
 from rtx_lab.commands.row import Row, duration, read_row, waiting
-from rtx_lab.core.errors import UsageError
-from rtx_lab.core.rundir import RunDir, find_runs, read_json
+from rtx_lab.core.rundir import RunDir, read_json
 
-DEFAULT_ROOT = Path("multirun")
-_COLOURS = {"done": "green", "running": "cyan", "interrupted": "yellow", "killed": "yellow", "new": "dim"}
 _AT_WORK = ("running", "waiting")
 _FAILED = ("failed", "diverged", "out_of_memory", "refused", "killed", "broken")
 _URGENCY = ("running", *_FAILED, "interrupted", "waiting")
@@ -56,29 +58,23 @@ def _seconds(text: str) -> float:
 
 def main(args: argparse.Namespace) -> int:
     """Print the table; 0 also when runs have failed, since telling so is not a failure."""
-    root = args.path or DEFAULT_ROOT
-    if args.path is not None and not root.is_dir():
-        raise UsageError(f"there is no folder {root}: give a run or a folder of runs")
+    root = find_folder(args.path, "a run or a folder of runs")
     if args.watch is not None:
         return _watch(args, root)
     rows = _select(args, root)
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
     elif not rows:
-        print(f"no runs below {root}: start one with `python train.py`" if not list_rows(root) else "no such runs")
+        none = f"no runs below {root}: start one with `python train.py`"
+        print(*fold("no such runs" if list_rows(root) else none, page_width()), sep="\n")
     else:
         _print_table(rows)
     return 0
 
 
-def list_runs(root: Path) -> list[RunDir]:
-    """Return the runs below `root`; exported folders keep a config.yaml of their own and are no runs."""
-    return [run for run in find_runs(root) if not (run.path / "config.json").exists()]
-
-
 def list_rows(root: Path) -> list[Row]:
     """Return a row for each run below `root`, begun or planned, and for each job of the studies that stand there."""
-    runs = [run for run in find_runs(root, ("config.yaml", "plan.json")) if not (run.path / "config.json").exists()]
+    runs = list_runs(root, ("config.yaml", "plan.json"))
     folders = {os.path.abspath(run.path): run for run in runs}
     rows = [read_row(run) for run in runs]
     for study in (root, *sorted(path.parent for path in root.glob("*/study.json"))):
@@ -89,13 +85,7 @@ def list_rows(root: Path) -> list[Row]:
                 run = folders[os.path.abspath(folder)] = RunDir(folder)
                 rows.append(read_row(run) if folder.is_dir() else waiting(folder))
         rows += [_not_run(study, entry) for entry in record.get("not_run") or []]
-    return _told_apart(rows)
-
-
-def _told_apart(rows: list[Row]) -> list[Row]:
-    """Give rows of one name, which differ in what the name does not say, the signature of their folder as well."""
-    names = Counter((row.phase, row.name) for row in rows)
-    return [replace(row, name=Path(row.path).name) if names[row.phase, row.name] > 1 else row for row in rows]
+    return rows
 
 
 def _not_run(study: Path, entry: dict[str, Any]) -> Row:
@@ -144,41 +134,37 @@ def _tell_changes(rows: list[Row], told: dict[str, tuple[str, int | None]]) -> N
         key, state = f"{row.path} {row.name}", (row.status, row.step)
         if told.get(key) != state:
             told[key] = state
-            words = (_step(row), f"loss {_loss(row)}", f"{duration(row.eta_s)} left", _accuracy(row), row.note)
-            words = [word for word in words if word not in ("-", "loss -", "- left", "")]
-            print(f"{row.phase}/{row.name}: {row.status}", *words, sep="  ")
+            print(_line(row, page_width()))
     sys.stdout.flush()
+
+
+def _line(row: Row, width: int | None) -> str:
+    loss = "" if row.loss is None else f"loss {row.loss:.4f}"
+    left = "" if row.eta_s is None else f"{duration(row.eta_s)} left"
+    words = "  ".join(filter(None, (row.status, step_text(row), loss, left, accuracy_text(row), row.note)))
+    if width is None:
+        return f"{row.phase}/{row.folder}: {words}"
+    from rich.cells import cell_len, set_cell_size
+
+    name = squeeze(row.folder, max(len(row.signature), width - cell_len(f"{row.phase}/: {words}")))
+    return set_cell_size(f"{row.phase}/{name}: {words}", width).rstrip()
 
 
 def _picture(rows: list[Row]) -> Any:
     from rich.console import Group
 
     order = {status: place for place, status in enumerate(_URGENCY)}
-    return Group(_summary(rows), _table(sorted(rows, key=lambda row: order.get(row.status, len(order)))))
+    urgent = sorted(rows, key=lambda row: order.get(row.status, len(order)))
+    return Group(_summary(rows), *lay_out(urgent, page_width()))
 
 
 def _print_table(rows: list[Row]) -> None:
     from rich.console import Console
 
-    console = Console()
-    # Into a file or pipe, one run is one line.
-    (console if console.is_terminal else Console(width=250)).print(_table(rows))
-    print(f"\n{_summary(rows)}")
-
-
-def _table(rows: list[Row]) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    numbers = ("step", "loss", "left", "best", "time")
-    for column in ("phase", "run", "status", "step", "loss", "left", "best", "test accuracy", "time", "note"):
-        table.add_column(column, overflow="fold", justify="right" if column in numbers else "left")
-    for row in rows:
-        status = Text(row.status, style=_COLOURS.get(row.status, "dim" if row.status == "waiting" else "red"))
-        cells = (_step(row), _loss(row), duration(row.eta_s), _best(row), _accuracy(row), duration(row.time_s))
-        table.add_row(Text(row.phase), Text(row.name), status, *map(Text, cells), Text(row.note))
-    return table
+    console, width = Console(highlight=False), page_width()
+    for line in lay_out(rows, width):
+        console.print(line, soft_wrap=True)
+    print("", *fold(_summary(rows), width), sep="\n")
 
 
 def _summary(rows: list[Row]) -> str:
@@ -189,24 +175,3 @@ def _summary(rows: list[Row]) -> str:
 
 def _counts(statuses: Iterable[str]) -> str:
     return ", ".join(f"{count} {status}" for status, count in Counter(statuses).most_common())
-
-
-def _step(row: Row) -> str:
-    step = "-" if row.step is None else str(row.step)
-    return f"{step}/{row.total_steps}" if row.total_steps else step
-
-
-def _loss(row: Row) -> str:
-    return "-" if row.loss is None else f"{row.loss:.4f}"
-
-
-def _best(row: Row) -> str:
-    return "-" if row.best is None else f"{row.best:.4f} @ {row.best_step}"
-
-
-def _accuracy(row: Row) -> str:
-    if row.accuracy is None:
-        return "-"
-    if row.accuracy_low is None or row.accuracy_high is None:
-        return f"{row.accuracy:.4f}"
-    return f"{row.accuracy:.4f} [{row.accuracy_low:.4f}, {row.accuracy_high:.4f}]"

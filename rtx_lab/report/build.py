@@ -22,9 +22,8 @@ from rtx_lab.report.headlines import say_findings, write_headlines
 from rtx_lab.report.html import render
 from rtx_lab.report.markdown import to_markdown
 from rtx_lab.report.outcomes import Outcome, damaged, read_expectations, read_studies, without_result
-from rtx_lab.report.pairing import Answers, read_answers
+from rtx_lab.report.pairing import read_answers
 from rtx_lab.report.runs import Run, load_runs
-from rtx_lab.report.versus import compare_sides, find_side, versus_section
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,31 +37,27 @@ class Study:
     leaf: str
     comparisons: list[Comparison]
     verdicts: list[Verdict]
-    sides: tuple[Group, ...]
-    between: list[Comparison]
-    answers: Answers
 
 
-def write_report(path: Path, compare: tuple[str, str] | None = None) -> Path:
+def write_report(path: Path) -> Path:
     """Write `<path>/report/` from the runs at or below `path` and return that folder.
 
-    It holds report.md, report.html, results.csv, comparisons.csv, figures/ and tables/. With `compare`, two run
-    directories or settings, a section sets just these two side by side. Raises UsageError without any run, for unknown
-    names, and for two sides that answered other items.
+    It holds report.md, report.html, results.csv, comparisons.csv, figures/ and tables/; what else lies there, as the
+    files of `versus.write_versus`, stays. Raises UsageError without any run.
     """
-    build_report(path, compare)
+    build_report(path)
     return path / "report"
 
 
-def build_report(path: Path, compare: tuple[str, str] | None = None) -> Document:
+def build_report(path: Path) -> Document:
     """Write the report as `write_report` does and return what it says."""
-    study, folder = read_study(path, compare), path / "report"
+    study, folder = read_study(path), path / "report"
     document = compose(study, path.resolve().name, draw(study.runs, study.groups, study.factors, folder))
     texts = {
         "report.md": to_markdown(document),
         "report.html": render(document, folder),
         "results.csv": results_csv(study.runs, study.groups),
-        "comparisons.csv": comparisons_csv([*study.comparisons, *study.between]),
+        "comparisons.csv": comparisons_csv(study.comparisons),
     }
     tables = [table for section in document.sections for table in section.tables]
     texts |= {f"tables/{_file_name(table.title)}.tex": to_latex(table) for table in tables}
@@ -73,7 +68,7 @@ def build_report(path: Path, compare: tuple[str, str] | None = None) -> Document
     return document
 
 
-def read_study(path: Path, compare: tuple[str, str] | None = None) -> Study:
+def read_study(path: Path) -> Study:
     """Read the runs at or below `path`, group them, compare what was varied and judge what was expected."""
     runs, studies = load_runs(path), read_studies(path)
     missing = without_result(runs, studies)
@@ -82,11 +77,7 @@ def read_study(path: Path, compare: tuple[str, str] | None = None) -> Study:
     labels = labels_of(runs, *studies)
     groups = group_runs(runs, labels)
     factors, leaf, rows = find_factors(groups, labels), leaf_of(groups), read_expectations(runs, studies)
-    sides = tuple(find_side(name, runs, groups) for name in compare or ())
-    between, side_answers = compare_sides(sides[0], sides[1], leaf) if sides else ([], {})
-    along = _compare(groups, factors, rows, leaf)
-    corrected = correct([*along, *between])
-    comparisons = corrected[: len(along)]
+    comparisons = correct(_compare(groups, factors, rows, leaf))
     return Study(
         runs=runs,
         missing=missing,
@@ -95,9 +86,6 @@ def read_study(path: Path, compare: tuple[str, str] | None = None) -> Study:
         leaf=leaf,
         comparisons=comparisons,
         verdicts=[judge(row, groups, comparisons) for row in rows],
-        sides=sides,
-        between=corrected[len(along) :],
-        answers=side_answers,
     )
 
 
@@ -107,11 +95,10 @@ def compose(study: Study, name: str, figures: Mapping[str, Sequence[Figure]]) ->
     headlines = write_headlines(
         study.runs, study.missing, groups, study.factors, comparisons, study.verdicts, study.leaf
     )
-    num_tests = len({pair_of(one) for one in [*comparisons, *study.between] if one.difference is not None})
+    num_tests = len({pair_of(one) for one in comparisons if one.difference is not None})
     sentences = [line for line in say_findings(study.factors, comparisons) if line not in headlines]
     by_factor = list(figures.get("factors", ()))
     parts: list[Section | None] = [
-        versus_section(study.sides[0], study.sides[1], study.between, study.answers) if study.sides else None,
         sections.jobs_section(study.runs, study.missing, groups),
         sections.results_section(groups, study.leaf, figures),
         sections.comparisons_section(comparisons, sentences),

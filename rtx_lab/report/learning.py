@@ -1,4 +1,7 @@
-"""Learning curves: loss and the monitored metric against the optimizer step, mean and band over seeds."""
+"""Learning curves: loss and the monitored metric against the optimizer step, mean and band over seeds.
+
+What was measured once is a marker with a bar from the lowest to the highest seed.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 Curve = list[tuple[float, float, float, float]]
 """Step, mean, lowest and highest seed."""
+
+_APART_PT = 8.0
+"""Between the markers of settings that were measured once, at the same step as a rule."""
 
 _MARKS = 8
 """Markers along a curve: enough to tell it by shape, few enough to see the curve."""
@@ -60,18 +66,29 @@ def _draw(
     names = short_labels(groups)
     for group in others:
         step, mean, _, _ = zip(*curves[id(group)], strict=True)
-        axes.plot(step, mean, color=style.FAINT, linewidth=0.8, zorder=1)
+        axes.plot(step, mean, color=style.FAINT, linewidth=0.8, marker="." if len(step) == 1 else "", zorder=1)
+    single = [id(group) for _, group in best if len(curves[id(group)]) == 1]
     for number, group in best:
-        _line(axes, curves[id(group)], number, names[id(group)])
+        if id(group) in single:
+            away_pt = _APART_PT * (single.index(id(group)) - (len(single) - 1) / 2)
+            _point(axes, curves[id(group)][0], number, names[id(group)], away_pt)
+        else:
+            _line(axes, curves[id(group)], number, names[id(group)])
     heights = [value for curve in curves.values() for _, *three in curve for value in three]
     if stem.startswith("learning_loss") and heights:
         style.scale_amounts(axes, "y", heights)
-    style.count_whole(axes, "x")
+    if all(len(curve) == 1 for curve in curves.values()):
+        steps = sorted({curve[0][0] for curve in curves.values()})
+        axes.set_xlim(steps[0] - 1, steps[-1] + 1)
+        axes.set_xticks(steps)
+    else:
+        style.count_whole(axes, "x")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(label)
     style.legend(figure, axes)
     style.save(figure, folder, stem)
     caption = f"{label[0].upper()}{label[1:]} by optimizer step; line: mean over seeds, band: lowest to highest seed."
+    caption += " Measured once: a marker, its bar from lowest to highest seed." if single else ""
     return Figure(
         name=stem, caption=caption + rest_words(others), alt=_alt([group for _, group in best], curves, names, label)
     )
@@ -82,6 +99,17 @@ def _line(axes: Axes, curve: Curve, number: int, name: str) -> None:
     look = style.look(number)
     axes.plot(step, mean, label=name, markevery=max(1, len(step) // _MARKS), zorder=3, **look)
     axes.fill_between(step, low, high, color=look["color"], alpha=0.15, linewidth=0, zorder=2)
+
+
+def _point(axes: Axes, point: tuple[float, float, float, float], number: int, name: str, away_pt: float) -> None:
+    from matplotlib.transforms import ScaledTranslation
+
+    step, mean, low, high = point
+    beside = axes.transData + ScaledTranslation(away_pt / 72, 0, axes.figure.dpi_scale_trans)
+    bar = ([mean - low], [high - mean]) if low < high else None
+    look: dict[str, Any] = style.look(number) | {"linestyle": "none", "transform": beside}
+    axes.errorbar([step], [mean], yerr=bar, label=name, capsize=3, elinewidth=1.2, zorder=3, **look)
+    axes.update_datalim([(step, low), (step, high)])  # what is moved aside does not widen the axes by itself
 
 
 def _alt(best: Sequence[Group], curves: dict[int, Curve], names: dict[int, str], label: str) -> str:

@@ -70,6 +70,17 @@ def test_an_exported_folder_stands_on_its_own(loaded, tmp_path, capsys):
     assert yaml.safe_load(card.split("---")[1])["library_name"] == "rtx_lab"
 
 
+def test_a_run_is_exported_by_a_part_of_its_name(loaded, tmp_path, capsys):
+    make_run(tmp_path / "multirun", "seed1")
+    make_run(tmp_path / "multirun", "seed10")
+    runs = ["--runs", str(tmp_path / "multirun")]
+    assert main(["export", "seed1", str(tmp_path / "model"), *runs]) == 0
+    assert "main/seed1-0123456789ab" in capsys.readouterr().err
+    assert main(["export", "0123", str(tmp_path / "other"), *runs]) == 2
+    assert "could be any of 2 runs" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_an_exported_tokenizer_gives_the_same_ids(loaded, tmp_path):
     export.save_tokenizer(loaded.tokenizer, tmp_path)
     again = load_tokenizer(str(tmp_path))

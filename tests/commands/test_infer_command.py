@@ -8,7 +8,6 @@ import torch
 from rtx_lab import reopen
 from rtx_lab.__main__ import main
 from rtx_lab.commands import infer
-from rtx_lab.core.errors import UsageError
 from rtx_lab.data.tokenizers import load_tokenizer
 from rtx_lab.models.connection_transformer import ConnectionTransformer
 
@@ -17,7 +16,12 @@ SIZES = {"d_model": 16, "num_slots": 4, "bilinear_rank": 2, "max_reasoning_steps
 
 
 @pytest.fixture
-def loaded(monkeypatch):
+def loaded(monkeypatch, tmp_path_factory):
+    """A small untrained model in place of what stands in the run directory RUN."""
+    place = tmp_path_factory.mktemp("runs")
+    (place / "RUN").mkdir()
+    (place / "RUN" / "config.yaml").touch()
+    monkeypatch.chdir(place)
     tokenizer = load_tokenizer("words")
     torch.manual_seed(0)
     model = ConnectionTransformer(vocab_size=tokenizer.vocab_size, **SIZES).eval()
@@ -25,12 +29,7 @@ def loaded(monkeypatch):
         model=model, tokenizer=tokenizer, dataset_name="reasoning", max_target_length=5, config={"model": SIZES}
     )
 
-    def load_run(path):
-        if path.name == "nothing":
-            raise UsageError(f"{path} is neither a run nor an exported folder")
-        return made
-
-    monkeypatch.setattr(reopen, "load_run", load_run)
+    monkeypatch.setattr(reopen, "load_run", lambda path: made)
     return made
 
 
@@ -100,7 +99,18 @@ def test_no_source_or_two_are_usage_errors(capsys):
 
 def test_a_place_without_a_run_is_one_sentence(loaded, capsys):
     assert main(["infer", "nothing", "--text", QUESTION]) == 2
-    assert "neither a run nor an exported folder" in capsys.readouterr().err
+    assert "there is no run 'nothing': it is not the folder of one" in capsys.readouterr().err
+
+
+def test_a_part_of_its_name_is_a_run_and_which_one_is_said_beside_the_answer(loaded, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x-seed0-0123456789ab", "x-seed1-ba9876543210"):
+        (tmp_path / "multirun" / "main" / name).mkdir(parents=True)
+        (tmp_path / "multirun" / "main" / name / "config.yaml").touch()
+    assert main(["infer", "ba98", "--text", QUESTION]) == 0
+    told = capsys.readouterr()
+    assert told.err == "run: multirun/main/x-seed1-ba9876543210\n"
+    assert told.out.startswith("Input: ")
 
 
 def test_a_file_of_questions(loaded, tmp_path, capsys):

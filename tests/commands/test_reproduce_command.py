@@ -62,7 +62,7 @@ def test_wrong_input_is_refused_before_anything_is_trained(trained, tmp_path, ca
     write_json(other_data / "result.json", result | {"digests": result["digests"] | {"data": "0"}})
     write_json(unfinished / "result.json", result | {"status": "interrupted"})
     for words, sentence in (
-        ([str(tmp_path / "nowhere")], "only a finished run (done) can be reproduced"),
+        ([str(tmp_path / "nowhere")], "there is no run"),
         ([str(unfinished)], "is interrupted: only a finished run"),
         ([str(other_data)], "these inputs have changed since the run: data"),
         ([str(trained.path), "--keep", str(tmp_path)], "is not an empty folder"),

@@ -124,6 +124,9 @@ def test_no_runs_and_no_folder(tmp_path, monkeypatch, capsys):
     assert "no runs below multirun" in capsys.readouterr().out
     assert main(["status", "nowhere"]) == 2
     assert "there is no folder nowhere" in capsys.readouterr().err
+    (tmp_path / "multirun" / "nd_ratio").mkdir(parents=True)
+    assert main(["status", "nd_ration"]) == 2
+    assert "did you mean multirun/nd_ratio?" in capsys.readouterr().err
 
 
 def test_status_needs_no_torch(runs):
@@ -182,13 +185,26 @@ def test_a_watcher_in_a_pipe_tells_changes_and_ends_with_the_last_run(tmp_path):
     command = [sys.executable, "-m", "rtx_lab", "status", str(tmp_path / "multirun"), "--watch", "0.1"]
     with run.lock():
         watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert "main/x: running  7/400  loss 2.0000" in watcher.stdout.readline()
+        assert "main/x-0123456789ab: running  7/400  loss 2.0000" in watcher.stdout.readline()
         run.append_metrics({"step": 8, "loss": 1.5, "step_time_s": 1.0})
         assert "8/400  loss 1.5000" in watcher.stdout.readline()
         write_json(run.result_path, {"status": "done", "steps": 400})
     rest, _ = watcher.communicate(timeout=30)
     assert watcher.returncode == 0
     assert rest.splitlines()[-1] == "1 run: 1 done"
+
+
+def test_a_line_of_the_watcher_is_no_wider_than_columns_and_names_the_run(tmp_path):
+    folder = tmp_path / "nd_ratio" / "connection_transformer-diag-n512-d256-r32-strategyqa-seed0-30fe819ab836"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(CONFIG)
+    write_json(folder / "result.json", {"status": "failed", "steps": 12, "reason": "the disk is full"})
+    row = read_row(RunDir(folder))
+    assert status._line(row, None) == f"nd_ratio/{folder.name}: failed  12/400  the disk is full"
+    for width in (40, 80, 100):
+        line = status._line(row, width)
+        assert len(line) <= width
+        assert "30fe819ab836: failed" in line
 
 
 def test_ctrl_c_leaves_the_watcher_quietly(tmp_path):
@@ -207,9 +223,11 @@ def test_a_path_after_watch_is_explained(capsys):
     assert "PATH goes before --watch" in capsys.readouterr().err
 
 
-def test_runs_of_one_name_show_their_signatures(tmp_path):
+def test_runs_of_one_name_are_told_apart_by_their_signatures(tmp_path):
     for signature in ("0" * 12, "1" * 12):
         folder = tmp_path / "main" / f"x-{signature}"
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(CONFIG)
-    assert [row.name for row in status.list_rows(tmp_path)] == ["x-" + "0" * 12, "x-" + "1" * 12]
+    rows = status.list_rows(tmp_path)
+    assert [(row.name, row.signature) for row in rows] == [("x", "0" * 12), ("x", "1" * 12)]
+    assert [row.folder for row in rows] == ["x-" + "0" * 12, "x-" + "1" * 12]

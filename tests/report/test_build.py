@@ -28,9 +28,9 @@ def study(tmp_path_factory):
     return root
 
 
-def say(root, compare=None):
+def say(root):
     """The report without its figures, which take most of its time."""
-    return compose(read_study(root, compare), "multirun", {})
+    return compose(read_study(root), "multirun", {})
 
 
 def contents(folder):
@@ -96,36 +96,7 @@ def test_the_csv_files_hold_every_run_and_comparison(study):
     assert (row["items"], row["seeds_right"], row["seeds_left"]) == ("120", "2", "2")
 
 
-def test_two_sides_in_full(study):
-    runs = sorted(path.name for path in (study / "study").iterdir())
-    for compare in (("N=64 (4to1_compression)", "N=128"), (runs[2], str(study / "study" / runs[0]))):
-        section = say(study, compare).sections[0]
-        tables = {table.title: {row[0]: row[1:] for row in table.rows} for table in section.tables}
-        assert tables["Settings that differ"]["model.num_slots"] == ["64", "128"]
-        assert tables["Right answers"].keys() >= {"both", "neither"}
-        assert section.paragraphs[0].split()[-1] != ""
-    left, right = tables["Numbers"]["test/accuracy"]
-    assert (left, right) == ("0.5000", "0.8333")
-    assert [row[0] for row in tables["Right answers"].values()] == ["0.500", "0.000", "0.333", "0.167"]
-
-
-@pytest.mark.parametrize(
-    ("compare", "words"),
-    [(("N=65", "N=128"), "did you mean 'N="), (("N=128", "?" * 40), "name a run directory or a setting")],
-)
-def test_unknown_sides_are_one_sentence(study, compare, words):
-    with pytest.raises(UsageError, match=words):
-        read_study(study, compare)
-
-
-def test_sides_with_other_items_and_unfinished_ones_are_refused(tmp_path):
-    write_run(tmp_path, answers(20, 40), model__num_slots=64)
-    write_run(tmp_path, answers(20, 41), model__num_slots=128)
-    write_run(tmp_path, answers(20, 40), model__num_slots=256, result={"status": "failed", "reason": "disk"})
-    with pytest.raises(UsageError, match="did not answer the same items"):
-        read_study(tmp_path, ("N=64", "N=128"))
-    with pytest.raises(UsageError, match="no finished run"):
-        read_study(tmp_path, ("N=64", "N=256"))
+def test_a_folder_without_runs_is_refused_and_left_as_it_is(tmp_path):
     with pytest.raises(UsageError, match="there are no runs at or below"):
         write_report(tmp_path / "empty")
     assert not (tmp_path / "empty").exists()
