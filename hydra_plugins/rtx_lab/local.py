@@ -25,6 +25,7 @@ class LocalLauncher(Launcher):
     def __init__(self, jobs_per_device: int = 1, devices: Any = None) -> None:
         self.jobs_per_device, self.devices = jobs_per_device, devices
         self.known: dict[tuple[str, ...], Any] = {}  # what a sweeper knows of its jobs, by their overrides
+        self.tally: Any = None  # and of what these are a part
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.master = hydra_context, config
@@ -35,7 +36,7 @@ class LocalLauncher(Launcher):
 
         settings = settings_of(self.master, sys.argv, self.jobs_per_device, self.devices)
         jobs = [self.known.get(tuple(o)) or look_up(self.context, self.master, o) for o in job_overrides]
-        return launch(jobs, settings)
+        return launch(jobs, settings, self.tally)
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherConf, provider="rtx_lab")

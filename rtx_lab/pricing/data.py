@@ -9,18 +9,21 @@ from dataclasses import dataclass
 
 from rtx_lab.core.components import bind
 from rtx_lab.core.schema import RunConfig
+from rtx_lab.data.segments import SegmentDataset
 from rtx_lab.data.text import SPLITS, TextDataset
-from rtx_lab.data.tokenizers import SHIPPED
+from rtx_lab.data.tokenizers import STAND_IN
+
+Dataset = TextDataset | SegmentDataset
 
 
 @dataclass(frozen=True, slots=True)
 class DataShape:
-    """A dataset over the shipped tokenizer, and the rows of its splits as generated or published.
+    """A dataset over a tokenizer without words, and the rows of its splits as generated or published.
 
     Its own tokenizer may be out of reach, and neither lengths nor rows depend on it.
     """
 
-    dataset: TextDataset
+    dataset: Dataset
     num_rows: dict[str, int]
 
 
@@ -32,5 +35,5 @@ def shape_of(run: RunConfig) -> DataShape:
 @functools.lru_cache(maxsize=256)
 def _describe(text: str, _root: str | None) -> DataShape:
     node = json.loads(text)
-    dataset = bind({**node, "tokenizer": SHIPPED} if "tokenizer" in node else node)()
+    dataset = bind({**node, "tokenizer": STAND_IN} if "tokenizer" in node else node)()
     return DataShape(dataset, {name: dataset.num_rows(name) for name in SPLITS})

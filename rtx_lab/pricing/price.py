@@ -14,7 +14,7 @@ from rtx_lab.data.batching import steps_per_epoch
 from rtx_lab.pricing.calibration import Calibration
 from rtx_lab.pricing.data import shape_of
 from rtx_lab.pricing.rates import Rates, rates_of, reported_gb, workspace_bytes
-from rtx_lab.pricing.trace import Trace, trace
+from rtx_lab.pricing.trace import Trace, task_of, trace
 from rtx_lab.pricing.work import total_flops
 
 _PREDICTION_BYTES = 600
@@ -78,7 +78,9 @@ def price(settled: Settled, calibration: Calibration | None = None) -> Price:
     """
     run, calibration = settled.run, calibration or Calibration()
     traced = trace(run, _micro_batch(run, calibration))
-    rows = shape_of(run).num_rows
+    shape = shape_of(run)
+    task = task_of(run, shape.dataset, traced.samples)
+    rows = {"train": shape.num_rows["train"]} | {name: task.num_scored(name) for name in ("validation", "test")}
     plan = Plan.of(run.budget, steps_per_epoch(rows["train"], run.budget.global_batch))
     raw = max(_on_device(run, traced, part) for part in (traced.training, traced.evaluation))
     training, evaluation = (

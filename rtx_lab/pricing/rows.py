@@ -10,6 +10,8 @@ COLUMNS = (
 )
 SPLIT = frozenset({"weights", "gradients", "optimizer", "activations", "logits"})
 """Columns that a narrow table can do without."""
+LESS_NEEDED = frozenset({"parameters", "kWh", "disk"})
+"""Columns that go next."""
 UNITS = "sizes in GB of 1e9 bytes; logits are part of the activations"
 
 
@@ -18,13 +20,18 @@ def cells(priced: Price) -> tuple[str, ...]:
     sizes = priced.weights, priced.gradients, priced.optimizer, priced.activations, priced.logits, priced.peak_bytes
     return (
         f"{priced.parameters:,}",
-        *(f"{size / 1e9:.3g}" for size in sizes),
+        *(short(size / 1e9, 3) for size in sizes),
         "yes" if priced.fits else "NO",
         _number(priced.hours),
         _number(priced.kwh),
-        f"{priced.disk_gb * 2**30 / 1e9:.2g}",
+        short(priced.disk_gb * 2**30 / 1e9),
     )
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2g}"
+    return "-" if value is None else short(value)
+
+
+def short(value: float, digits: int = 2) -> str:
+    """So many significant digits, written out: 720 and not 7.2e+02."""
+    return f"{float(f'{value:.{digits}g}'):,g}"

@@ -1,6 +1,7 @@
 """One optimizer step and one scoring of the real task on tensors without memory: what they hold and what they do.
 
-Needs no data, tokenizer, GPU or network: shapes are all that counts. Equal shapes are traced once in a process.
+Needs no data, tokenizer, GPU or network: shapes are all that counts. Equal shapes are traced once in a process, and
+once on a machine where `keep_on_disk` was called.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -21,9 +22,9 @@ from rtx_lab.core.components import bind
 from rtx_lab.core.live_bytes import LiveBytes
 from rtx_lab.core.schema import RunConfig
 from rtx_lab.core.types import Batch, Cut, Task
-from rtx_lab.data.text import TextDataset
+from rtx_lab.pricing import shelf
 from rtx_lab.pricing.cuda_rules import CudaRules
-from rtx_lab.pricing.data import shape_of
+from rtx_lab.pricing.data import Dataset, shape_of
 from rtx_lab.pricing.work import Operators, Work
 
 _CUDA_BLOCK = 512
@@ -36,7 +37,10 @@ _NUMBERS = frozenset(
     }
 )
 """Settings of models that change numbers and no shape; whether they are zero may switch a part off."""
+_WORK = ("micro_batch_work", "update_work", "evaluation_work")
 _traces: dict[str, Trace] = {}
+_unkept: dict[str, Trace] = {}
+"""What this command has traced and stands in no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +95,9 @@ def trace(run: RunConfig, micro_batch: int) -> Trace:
     the number of ranks.
     """
     key = shape_key(run, micro_batch)
-    if key not in _traces:
+    if not knows(key):
         dataset = shape_of(run).dataset
-        _traces[key] = _trace(run, dataset, _samples(run, dataset, micro_batch))
+        remember({key: _trace(run, dataset, _samples(run, dataset, micro_batch))})
     return _traces[key]
 
 
@@ -103,13 +107,26 @@ def num_traced() -> int:
 
 
 def knows(key: str) -> bool:
-    """Whether this shape needs no tracing any more."""
+    """Whether this shape needs no tracing any more: this process has its trace now, from disk if need be."""
+    if key not in _traces and (kept := shelf.read(key)) is not None:
+        work: dict[str, Any] = {name: tuple(Operators(*each) for each in kept[name]) for name in _WORK}
+        _traces[key] = Trace(**kept | work)
     return key in _traces
 
 
 def remember(traces: Mapping[str, Trace]) -> None:
-    """Take what other processes have traced."""
+    """Take what was traced, here or by other processes."""
     _traces.update(traces)
+    _unkept.update(traces)
+
+
+def keep_on_disk() -> None:
+    """Write what this command has traced to disk, for later commands."""
+    while _unkept:
+        key, found = _unkept.popitem()
+        plain = asdict(found)
+        work = {name: [list(each.values()) for each in plain[name]] for name in _WORK}
+        shelf.write(key, plain | work)
 
 
 def shape_key(run: RunConfig, micro_batch: int) -> str:
@@ -118,20 +135,20 @@ def shape_key(run: RunConfig, micro_batch: int) -> str:
     return _shape(run, dataset, _samples(run, dataset, micro_batch))
 
 
-def _samples(run: RunConfig, dataset: TextDataset, micro_batch: int) -> int:
+def _samples(run: RunConfig, dataset: Dataset, micro_batch: int) -> int:
     tokens = run.budget.micro_tokens
     longest = max(dataset.max_source_length, dataset.max_target_length)
     return micro_batch if tokens is None else max(1, min(micro_batch, tokens // longest))
 
 
-def _shape(run: RunConfig, dataset: TextDataset, samples: int) -> str:
+def _shape(run: RunConfig, dataset: Dataset, samples: int) -> str:
     """Everything that a trace depends on."""
     model = {key: bool(value) if key in _NUMBERS else value for key, value in run.model.items()}
     lengths = dataset.max_source_length, dataset.max_target_length, dataset.vocab_size, dataset.num_options
     budget, hardware = run.budget, run.hardware
     sizes = samples, budget.global_batch, budget.eval_batch, budget.steps == 0, budget.gradient_checkpointing
     place = hardware.device, hardware.precision
-    names = run.task.get("_target_"), run.optim.get("_target_"), run.optim.get("max_grad_norm") is None
+    names = run.task, run.optim.get("_target_"), run.optim.get("max_grad_norm") is None
     return json.dumps([model, lengths, sizes, place, names, run.generation.num_beams], sort_keys=True, default=str)
 
 
@@ -170,15 +187,15 @@ def _states(run: RunConfig, model: nn.Module) -> States:
     return States(weights, gradients, int(update.state_bytes), int(update.paged_bytes))
 
 
-def _trace(run: RunConfig, dataset: TextDataset, samples: int) -> Trace:
-    task = _task(run, dataset, samples)
+def _trace(run: RunConfig, dataset: Dataset, samples: int) -> Trace:
+    task = task_of(run, dataset, samples)
     pieces = -(-run.budget.global_batch // samples)
     with FakeTensorMode() as fake:
         model = bind(run.model)()
     states = _states(run, model)
     model.gradient_checkpointing = run.budget.gradient_checkpointing
     with fake, _rules(run):
-        training = _train(run, model, task, task.example_batch(samples), pieces) if states.gradients else _Part()
+        training = _train(run, model, task, task.example_batch(model, samples), pieces) if states.gradients else _Part()
         scoring = _score(run, model, task)
     activations = max(0, training.peak - states.gradients)
     moved = 2 * states.weights + 4 * states.gradients + 2 * states.optimizer
@@ -194,7 +211,8 @@ def _trace(run: RunConfig, dataset: TextDataset, samples: int) -> Trace:
     )  # fmt: skip
 
 
-def _task(run: RunConfig, dataset: TextDataset, samples: int) -> Task:
+def task_of(run: RunConfig, dataset: Dataset, samples: int) -> Task:
+    """Build a run's task over a described dataset, for one process."""
     cut = Cut(
         seed=run.seed, global_batch=run.budget.global_batch, micro_batch=samples, micro_tokens=None,
         eval_batch=run.budget.eval_batch or samples, num_workers=0, pin_memory=False, rank=0, world_size=1,

@@ -35,16 +35,32 @@ class _Row:
 
 
 @dataclass(slots=True)
+class Tally:
+    """How many jobs there are in all and what came of those that have ended; a search keeps one over many launches."""
+
+    total: int
+    noun: str = ""
+    """What one of them is called, as `trial`."""
+    ended_as: Counter[str] = field(default_factory=Counter)
+    """Those of earlier commands too."""
+    ended_now: int = 0
+    """Those of this command alone."""
+    since: float = field(default_factory=time.monotonic)
+
+    def label(self, number: int) -> str:
+        """How a job is told from the others, as `[ 3/20]` or `[trial 3/20]`."""
+        place = f"{self.noun} {number}" if self.noun else f"{number:{len(str(self.total))}}"
+        return f"[{place}/{self.total}]"
+
+
+@dataclass(slots=True)
 class Board:
     """The jobs of one launch as they are shown; `live` is None where nobody watches."""
 
-    total: int
+    tally: Tally
     console: Console
     live: Live | None = None
     rows: dict[int, _Row] = field(default_factory=dict)
-    ended_as: Counter[str] = field(default_factory=Counter)
-    since: float = field(default_factory=time.monotonic)
-    shown: float = 0.0
 
     def started(self, number: int, title: str, device: str, directory: Path | None) -> None:
         """Tell that a job runs, and where."""
@@ -56,7 +72,8 @@ class Board:
     def ended(self, number: int, status: str, reason: str, time_s: float) -> None:
         """Tell what came of a job."""
         row = self.rows.pop(number, None)
-        self.ended_as[status] += 1
+        self.tally.ended_as[status] += 1
+        self.tally.ended_now += 1
         details = [row.title if row is not None else "", f"({time_s:.1f} s)"]
         self._tell(number, status, " ".join(part for part in details if part) + (f": {reason}" if reason else ""))
 
@@ -66,33 +83,32 @@ class Board:
             self.live.update(self._picture(), refresh=True)
 
     def _tell(self, number: int, event: str, words: str) -> None:
-        width = len(str(self.total))
-        line = Text.assemble(f"[{number:{width}}/{self.total}] ", (event, _COLOURS.get(event, "red")), f" {words}")
+        line = Text.assemble(f"{self.tally.label(number)} ", (event, _COLOURS.get(event, "red")), f" {words}")
         with suppress(OSError):  # whoever read the pipe has left; the jobs go on
             self.console.print(line, soft_wrap=True)
 
     def _picture(self) -> Table:
         table = Table.grid(padding=(0, 2))
         for number, row in self.rows.items():
-            table.add_row(f"[{number}]", Text(row.title), *_progress(row))
-        ended = sum(self.ended_as.values())
-        counts = [f"{count} {status}" for status, count in sorted(self.ended_as.items())]
-        counts += [f"{len(self.rows)} running", f"{self.total - ended - len(self.rows)} waiting"]
-        table.add_row("", Text(", ".join(counts)), "", "", self._left(ended))
+            table.add_row(Text(f"[{number}]"), Text(row.title), *_progress(row))
+        waiting = self.tally.total - sum(self.tally.ended_as.values()) - len(self.rows)
+        counts = [f"{count} {status}" for status, count in sorted(self.tally.ended_as.items())]
+        counts += [f"{len(self.rows)} running", f"{waiting} waiting"]
+        table.add_row("", Text(", ".join(counts)), "", "", self._left(waiting + len(self.rows)))
         return table
 
-    def _left(self, ended: int) -> str:
-        """Time until all have ended, if the rest takes as long as what has ended."""
-        if ended == 0 or ended == self.total:
+    def _left(self, open_jobs: int) -> str:
+        """Time until all have ended, if the rest takes as long as what this command has ended."""
+        if self.tally.ended_now == 0 or open_jobs <= 0:
             return ""
-        return f"{_duration((time.monotonic() - self.since) / ended * (self.total - ended))} left"
+        return f"{_duration((time.monotonic() - self.tally.since) / self.tally.ended_now * open_jobs)} left"
 
 
 @contextmanager
-def show_board(total: int) -> Iterator[Board]:
-    """Yield the board of a launch of `total` jobs."""
+def show_board(tally: Tally) -> Iterator[Board]:
+    """Yield the board of a launch, which counts its jobs in `tally`."""
     console = Console(highlight=False)
-    board = Board(total, console)
+    board = Board(tally, console)
     if not console.is_terminal:
         yield board
         return

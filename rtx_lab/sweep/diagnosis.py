@@ -29,6 +29,14 @@ _VALUE_FLAGS = {
 }
 
 
+_EXTRAS = {
+    **dict.fromkeys(("ray", "ray_aws"), "ray"),
+    **dict.fromkeys(("submitit_local", "submitit_slurm"), "slurm"),
+    "joblib": "dev",
+}
+"""Launchers of others, and which of our optional dependencies brings them."""
+
+
 def diagnose(argv: list[str], error: Exception) -> list[str]:
     """Name what is wrong with each override of a command line; fall back to the first line of Hydra's own words."""
     problems: list[str] = []
@@ -103,6 +111,9 @@ def _check_group(override: Override, groups: dict[str, list[str]], problems: lis
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(override.value())]
     wrong = [value for value in values if value not in groups[group]]
     for value in wrong:
+        if group == "hydra/launcher" and value in _EXTRAS:
+            problems.append(f'hydra/launcher={value} is not installed: pip install -e ".[{_EXTRAS[value]}]"')
+            continue
         near = difflib.get_close_matches(value, groups[group], n=1, cutoff=0.5)
         hint = f"did you mean `{group}={near[0]}`?" if near else "choose one of " + ", ".join(groups[group])
         problems.append(f"{group} has no option `{value}`: {hint}")

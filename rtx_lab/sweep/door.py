@@ -34,6 +34,7 @@ HYDRA_KEYWORDS: dict[str, Any] = (
 EXIT_CODES = {"done": 0, "refused": 2}
 """Exit code of a terminal status; an interrupted run names its own, everything else is 1."""
 
+_SWEEP = {"-m", "--multirun"}
 _BAD_WORDS = (
     *("Config group override must be a string", "Exceeds the limit", "range() arg 3 must not be zero"),
     "Only one of --run, --multirun",
@@ -42,12 +43,15 @@ _BAD_WORDS = (
 --cfg.
 """
 
-_last_exit_code = 0
+EXIT_PARTLY_FAILED = 4
+"""Exit code of a sweep of which not every job is done."""
+
+_exit_codes: list[int] = []
+"""Of the jobs that ended in this process or under the local launcher, in the order in which they ended."""
 
 
 def run_job(config: DictConfig) -> float | None:
     """Run one job of Hydra's; return its monitored metric. Never raises and never exits: the outcome stands on disk."""
-    global _last_exit_code
     from rtx_lab.run import run
     from rtx_lab.sweep.leases import take_device
     from rtx_lab.sweep.slots import find_devices
@@ -56,13 +60,27 @@ def run_job(config: DictConfig) -> float | None:
         take_device(find_devices(os.environ))
     logging.raiseExceptions = False  # on a full disk the log cannot be written, and the reason must not drown in that
     result = run(config)
-    _last_exit_code = result.get("exit_code", EXIT_CODES.get(result["status"], 1))
+    note_end(result.get("exit_code", EXIT_CODES.get(result["status"], 1)))
     return result.get("objective")
+
+
+def note_end(code: int) -> None:
+    """Take the exit code of a job that has ended."""
+    _exit_codes.append(code)
+
+
+def _exit_code() -> int:
+    """That of a single run; of a sweep whose sweeper does not end with one itself, what its jobs say together."""
+    stopped = [code for code in _exit_codes if code > 128]
+    if stopped or not _SWEEP & {*sys.argv}:
+        return (stopped or _exit_codes or [0])[-1]
+    return EXIT_PARTLY_FAILED if any(_exit_codes) else 0
 
 
 def enter(main: Callable[[], Any]) -> int:
     """Run a Hydra main and return the exit code: 0 done, 2 usage, 1 failed, 4 partly failed, 130/143 stopped."""
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # wherever -m was typed
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in _SWEEP)  # wherever -m was typed
+    _exit_codes.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own errors and exits before we can explain them
     before = {signum: signal.signal(signum, leave) for signum in (signal.SIGTERM, signal.SIGUSR1)}
     try:
@@ -81,7 +99,7 @@ def enter(main: Callable[[], Any]) -> int:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-    return _last_exit_code
+    return _exit_code()
 
 
 def _is_of_the_command_line(error: Exception) -> bool:

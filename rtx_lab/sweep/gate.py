@@ -107,16 +107,19 @@ def _inherit(config: DictConfig, settled: Settled) -> list[dict[str, Any]]:
     """Write what the phase inherits into the config, but for what the command line names; return the records."""
     from rtx_lab.sweep.grid import swept_keys
     from rtx_lab.sweep.parents import choose, finished_runs, rules_of
+    from rtx_lab.sweep.typed import key_of
 
     sweeper = config.hydra.sweeper
     free = swept_keys(sweeper.get("params") or {}, sweeper.get("also") or ())
-    typed = {line.partition("=")[0] for line in config.hydra.overrides.task}
+    lines = [str(line) for line in (*config.hydra.overrides.task, *config.hydra.overrides.hydra)]
+    typed = {key_of(line) for line in lines}
     records = []
     for rule in rules_of(settled.run.inherit):
         wanted = [key for key in (rule.keys or ("init_from",)) if key not in typed]
         if not wanted:
             continue
-        choice = choose(rule, settled.config, free, finished_runs(Path(str(config.hydra.sweep.dir)), rule.phase))
+        runs = finished_runs(Path(str(config.hydra.sweep.dir)), rule.phase)
+        choice = choose(rule, settled.config, free, runs, lines)
         for key in wanted:
             OmegaConf.update(config, key, choice.values[key], merge=False)
         records.append(choice.record)
@@ -137,9 +140,11 @@ def _write_back(config: DictConfig, settled: dict[str, Any]) -> None:
 
 def _admit(job: Any) -> None:
     """Price the run, refuse it if it does not fit, and leave the record of both in its directory."""
+    from rtx_lab.pricing.trace import keep_on_disk
     from rtx_lab.sweep.jobs import plan_record
 
     _price(job)
+    keep_on_disk()
     if job.refusal is not None:
         raise UsageError(job.refusal.reason)
     write_json(job.run.plan_path, plan_record(job))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rtx_lab.core.labels import label_of
 from rtx_lab.core.rundir import RunDir
 from rtx_lab.core.schema import Settled
 
@@ -28,8 +29,8 @@ class Job:
     parents: Sequence[dict[str, Any]] = ()
     """How inherited values were chosen, one record per rule."""
     refusal: Refusal | None = None
-    left_out: bool = False
-    """Does not fit and was asked for only where it fits."""
+    left_out: str = ""
+    """Why it is left out, where it was asked for only where it fits."""
     price: Any = None
     alternatives: tuple[Job, ...] = ()
     """Of a job whose inherited values are not known yet: one job for each that they can be."""
@@ -37,6 +38,10 @@ class Job:
     """Had a process of its own: if that was killed, the job itself was meant."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further entries of plan.json."""
+    number: int | None = None
+    """Its place among all trials of a search, from 1 on."""
+    title: str = ""
+    """What a search calls it while it runs."""
 
     @property
     def key(self) -> str:
@@ -60,6 +65,30 @@ class Job:
         from rtx_lab.core.memory import PROCESS_BYTES
 
         return (self.price.peak_bytes + PROCESS_BYTES) / GB if self.price is not None else 0.0
+
+
+def names_of(jobs: Sequence[Job]) -> list[str]:
+    """What tells a job from the others of its phase: its overrides without those that all share, labels beside them."""
+    phases: dict[str, list[Job]] = {}
+    for job in jobs:
+        phases.setdefault(job.settled.run.phase, []).append(job)
+    shared = {
+        phase: set.intersection(*(set(job.overrides) for job in own)) if len(own) > 1 else set()
+        for phase, own in phases.items()
+    }
+    prefix = {phase: f"{phase}: " if len(phases) > 1 else "" for phase in phases}
+    names = []
+    for job in jobs:
+        phase = job.settled.run.phase
+        names.append(prefix[phase] + _name(job, (line for line in job.overrides if line not in shared[phase])))
+    return names
+
+
+def _name(job: Job, overrides: Iterable[str]) -> str:
+    labels, config = job.settled.run.labels, job.settled.config
+    named = [(line, label_of(labels, line, config)) for line in overrides]
+    parts = [f"{line} ({label})" if label else line for line, label in named]
+    return " ".join(parts) or job.settled.directory
 
 
 def plan_record(job: Job) -> dict[str, Any]:

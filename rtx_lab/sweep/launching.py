@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rtx_lab.core.errors import RunError
 from rtx_lab.core.rundir import write_json, write_text
+from rtx_lab.sweep.board import Tally
 from rtx_lab.sweep.jobs import Job, Refusal, plan_record
 
 log = logging.getLogger(__name__)
@@ -20,9 +21,16 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.5
 
 
-def launch(jobs: Sequence[Job], context: HydraContext, task_function: TaskFunction, master: DictConfig) -> int:
+def launch(
+    jobs: Sequence[Job],
+    context: HydraContext,
+    task_function: TaskFunction,
+    master: DictConfig,
+    tally: Tally | None = None,
+) -> int:
     """Run jobs under the launcher that the configuration names; return the exit code of a signal, 0 if none came.
 
+    The local launcher shows them as a part of `tally`, where there is one.
     A launcher that runs its jobs in this process gets one at a time, so that it can stop between them.
     """
     launcher: Any = Plugins.instance().instantiate_launcher(
@@ -30,7 +38,7 @@ def launch(jobs: Sequence[Job], context: HydraContext, task_function: TaskFuncti
     )
     jobs = [job for job in jobs if _record_plan(job)]
     if hasattr(launcher, "known"):
-        launcher.known = {job.overrides: _launched(job) for job in jobs}
+        launcher.known, launcher.tally = {job.overrides: _launched(job) for job in jobs}, tally
         for job in jobs:
             job.isolated = True
     one_by_one = type(launcher).__name__ == "BasicLauncher"
@@ -69,8 +77,9 @@ def _launched(job: Job) -> Any:
 
     hardware = job.settled.run.hardware
     return Launched(
-        job.overrides, job.run.path.absolute(), job.memory_gb, job.settled.run.exclusive, hardware.memory_gb
-    )
+        job.overrides, job.run.path.absolute(), job.memory_gb, job.settled.run.exclusive, hardware.memory_gb,
+        number=job.number, title=job.title,
+    )  # fmt: skip
 
 
 def record_refusal(job: Job) -> None:

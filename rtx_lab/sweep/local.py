@@ -23,7 +23,8 @@ from types import FrameType
 from hydra.core.utils import JobReturn, JobStatus
 
 from rtx_lab.core.rundir import RunDir
-from rtx_lab.sweep.board import Board, show_board
+from rtx_lab.sweep import door
+from rtx_lab.sweep.board import Board, Tally, show_board
 from rtx_lab.sweep.forked import start, start_server
 from rtx_lab.sweep.gate import PLANNED
 from rtx_lab.sweep.slots import CPU, Demand, choose, find_devices
@@ -46,6 +47,10 @@ class Launched:
     hardware_memory_gb: float | None = None
     planned: bool = True
     """A sweep has checked and priced it and written its plan.json."""
+    number: int | None = None
+    """Its number on the board; None: its place in the launch."""
+    title: str = ""
+    """Its name there; empty: the overrides that not all jobs of the launch share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,26 +106,27 @@ class _Stop:
             job.send(passed_on)
 
 
-def launch(jobs: Sequence[Launched], settings: Settings) -> list[JobReturn]:
+def launch(jobs: Sequence[Launched], settings: Settings, tally: Tally | None = None) -> list[JobReturn]:
     """Run every job and wait for all; return the objective of those that are done, in the order of `jobs`.
 
+    What ends is counted in `tally` and told to the door, which makes the exit code where a sweeper makes none.
     After SIGINT, SIGTERM or SIGUSR1 the jobs at work save and end, no other one starts, and the signal is raised again
     for the handler that was there before: KeyboardInterrupt, or SystemExit with the exit code of `core.signals.leave`.
     """
     devices = settings.devices or find_devices(os.environ)
     titles = _titles(jobs)
-    waiting = [_Job(number, job, title) for number, (job, title) in enumerate(zip(jobs, titles, strict=True), 1)]
+    waiting = [_Job(job.number or i, job, title) for i, (job, title) in enumerate(zip(jobs, titles, strict=True), 1)]
     running: list[_Job] = []
     if jobs:
         start_server()
-    with _handled(_Stop(running)) as stop, show_board(len(jobs)) as board:
+    with _handled(_Stop(running)) as stop, show_board(tally or Tally(len(jobs))) as board:
         while running or (waiting and stop.signum is None):
             while stop.signum is None and (job := _next(waiting, running, devices, settings.jobs_per_device)):
                 _start(job, settings, running, stop, board)
             _wait(running)
             for job in [job for job in running if _has_ended(job)]:
                 running.remove(job)
-                board.ended(job.number, *_outcome(job), time.monotonic() - job.started)
+                _tell_end(board, job, *_outcome(job))
             board.refresh()
     return [_job_return(job) for job in jobs]
 
@@ -142,9 +148,10 @@ def _handled(stop: _Stop) -> Iterator[_Stop]:
 
 
 def _titles(jobs: Sequence[Launched]) -> list[str]:
-    """What tells the jobs apart: the overrides that not all of them share."""
+    """What each job is called; jobs of the same overrides by all of them."""
     shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    return [" ".join(word for word in job.overrides if word not in shared) for job in jobs]
+    told = [job.title or " ".join(word for word in job.overrides if word not in shared) for job in jobs]
+    return [title or " ".join(job.overrides) for title, job in zip(told, jobs, strict=True)]
 
 
 def _next(waiting: list[_Job], running: list[_Job], devices: Sequence[str], jobs_per_device: int) -> _Job | None:
@@ -168,12 +175,17 @@ def _start(job: _Job, settings: Settings, running: list[_Job], stop: _Stop, boar
         arguments = [*settings.flags, *job.launched.overrides, *settings.hydra_overrides]
         job.process = start(settings.script, arguments, environment=_environment(job), output=job.output)
     except (OSError, EOFError) as error:
-        board.ended(job.number, "failed", f"cannot start: {error or 'the fork server ended'}", 0.0)
+        _tell_end(board, job, "failed", f"cannot start: {error or 'the fork server ended'}")
         return
     running.append(job)
     if stop.signum is not None:  # it came while the process was being made
         job.send(stop.signum)
     board.started(job.number, job.title, job.device, job.launched.directory)
+
+
+def _tell_end(board: Board, job: _Job, status: str, reason: str) -> None:
+    board.ended(job.number, status, reason, time.monotonic() - job.started)
+    door.note_end(door.EXIT_CODES.get(status, 1))
 
 
 def _open_output(job: _Job) -> None:

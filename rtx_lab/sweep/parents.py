@@ -19,6 +19,7 @@ import yaml
 
 from rtx_lab.core.errors import UsageError
 from rtx_lab.core.rundir import UNSIGNED, RunDir, canonical, signature
+from rtx_lab.sweep.typed import command_of_parents
 
 _RULE_KEYS = ("from", "keys", "checkpoint", "metric", "mode", "elsewhere")
 _NOT_COMPARED = UNSIGNED | {"model", "dataset", "seed", "phase", "init_from", "resume_from"}
@@ -127,22 +128,24 @@ def possible_values(rule: Rule, child: Mapping[str, Any], free: Iterable[str], c
     return list({json.dumps(_values(rule, config)): _values(rule, config) for config in found}.values())
 
 
-def choose(rule: Rule, child: Mapping[str, Any], free: Iterable[str], parents: Sequence[Parent]) -> Choice:
-    """Choose what a job inherits from finished runs.
+def choose(
+    rule: Rule, child: Mapping[str, Any], free: Iterable[str], parents: Sequence[Parent], typed: Sequence[str] = ()
+) -> Choice:
+    """Choose what a job inherits from finished runs; `typed` is what the command line of the job says.
 
     Raises UsageError where there is none (with the command to run) or where the runs differ in more than the seed.
     """
     configs = [parent.config for parent in parents]
     found = [parents[i] for i in matching(rule, child, free, configs)]
     if rule.checkpoint:
-        return _weights(rule, child, found)
+        return _weights(rule, child, found, typed)
     if found:
         means = {key: fmean(_metric(rule, parent) for parent in group) for key, group in _groups(rule, found).items()}
         sign = 1.0 if rule.mode == "max" else -1.0
         return _choice(rule, found, {key: -sign * mean for key, mean in means.items()}, means, "mean over seeds")
     others = [parents[i] for i in matching(rule, child, {*free, "dataset"}, configs)] if rule.elsewhere else []
     if not others:
-        raise UsageError(_none_found(rule, child))
+        raise UsageError(_none_found(rule, child, typed))
     ranks = _mean_ranks(rule, others)
     return _choice(rule, others, ranks, ranks, f"mean rank over {', '.join(sorted({_dataset(p) for p in others}))}")
 
@@ -201,12 +204,12 @@ def _choice(
     return Choice(values, record | {"candidates": candidates})
 
 
-def _weights(rule: Rule, child: Mapping[str, Any], found: Sequence[Parent]) -> Choice:
+def _weights(rule: Rule, child: Mapping[str, Any], found: Sequence[Parent], typed: Sequence[str]) -> Choice:
     """The run to start from: the one with the child's seed, else the only one."""
     same_seed = [parent for parent in found if parent.config.get("seed") == child.get("seed")]
     chosen = same_seed or list(found)
     if not chosen:
-        raise UsageError(_none_found(rule, child))
+        raise UsageError(_none_found(rule, child, typed))
     if len(chosen) > 1:
         names = ", ".join(str(parent.run.path) for parent in chosen)
         raise UsageError(
@@ -220,13 +223,11 @@ def _weights(rule: Rule, child: Mapping[str, Any], found: Sequence[Parent]) -> C
     )
 
 
-def _none_found(rule: Rule, child: Mapping[str, Any]) -> str:
+def _none_found(rule: Rule, child: Mapping[str, Any], typed: Sequence[str]) -> str:
     dataset = str(child["dataset"].get("_target_", "")).rpartition(".")[2]
-    given = f"init_from=DIR, or {' '.join(f'{key}=...' for key in rule.keys)}" if rule.keys else "init_from=DIR"
-    return (
-        f"no finished run of phase {rule.phase} has this model and dataset ({dataset}): run "
-        f"`python train.py -m phase={rule.phase} dataset={dataset}` first, or give {given}"
-    )
+    given = " ".join(f"{key}=..." for key in rule.keys) or "init_from=DIR"
+    command = command_of_parents(rule.phase, dataset, rule.keys, typed)
+    return f"no finished run of phase {rule.phase} has this model and dataset: run `{command}` first, or give {given}"
 
 
 def _metric_name(rule: Rule, parent: Parent) -> str:

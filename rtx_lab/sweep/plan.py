@@ -1,56 +1,92 @@
-"""Tables that a person reads before and after a sweep."""
+"""What a person reads before a sweep: what each job would cost, what all of them cost, and what is not run and why."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from rtx_lab.core.labels import label_of
-from rtx_lab.sweep.jobs import Job
+from rtx_lab.sweep.jobs import Job, names_of
 
-EXIT_PARTLY_FAILED = 4
-_WIDE = 140
-"""Columns of a terminal from which on the memory of every job is shown by kind."""
-_WELL = ("done", "pruned")
-_KILLED = "its process was killed; the same command goes on from its last checkpoint"
+HOURS = (
+    "hours: all steps of the budget and every evaluation, at the longest lengths, one job after another. Not in them: "
+    "starting a job, reading and encoding its data, writing checkpoints; nor what ending early saves."
+)
+"""What `pricing.price` counts as hours, and what it does not."""
 
 
 def print_plan(jobs: Sequence[Job]) -> None:
-    """What each job would cost, what is done already, and what is not run and why."""
-    from rtx_lab.pricing.rows import COLUMNS, SPLIT, cells
+    """The table of the jobs, the sums of each phase and of all, and the reasons of what is refused."""
+    print_sums(jobs)
+    print_reasons(jobs)
 
-    console, names = _console(), names_of(jobs)
-    shown = [i for i, column in enumerate(COLUMNS) if console.width >= _WIDE or column not in SPLIT]
-    table = _table(_plan_title(jobs), "job", "now")
-    for i in shown:
-        table.add_column(COLUMNS[i], justify="right")
+
+def print_sums(jobs: Sequence[Job]) -> None:
+    """The table of the jobs, and the sums of each phase and of all."""
+    from rtx_lab.sweep.tables import open_console, print_note
+
+    print_costs(jobs)
+    console = open_console()
+    phases = list(dict.fromkeys(job.settled.run.phase for job in jobs))
+    if len(phases) > 1:
+        console.print(_sums_by_phase(jobs, phases).drawn())
+    todo = [job for job in jobs if _state(job) == "to run"]
+    lines = [f"{_counts(jobs)}: {_cost(todo)}" if todo else _counts(jobs)]
+    lines += [HOURS] * any(job.price is not None and job.price.hours is not None for job in todo)
+    if any(job.is_open for job in todo):
+        lines.append("a job that takes values from another phase is counted with those that need the most memory.")
+    if any(_now(job) == "goes on" for job in todo):
+        lines.append("a job that goes on is counted whole.")
+    for line in lines:
+        print_note(console, line)
+
+
+def print_costs(jobs: Sequence[Job]) -> None:
+    """The table alone: a line for each job; by memory kind where there is room for it, else for the largest job."""
+    from rtx_lab.pricing.rows import COLUMNS, LESS_NEEDED, SPLIT, cells
+    from rtx_lab.sweep.tables import Table, fit, open_console
+
+    console, names = open_console(), names_of(jobs)
+    table = Table(_title(jobs), ("job", "now", *COLUMNS), numbers=frozenset(COLUMNS))
     before = jobs[0].settled.run.phase
     for job, name in zip(jobs, names, strict=True):
         if job.settled.run.phase != before:
-            table.add_section()
+            table.rows.append(None)
         before = job.settled.run.phase
-        values = cells(job.price) if job.price is not None else ["-"] * len(COLUMNS)
-        table.add_row(name, _now(job), *(values[i] for i in shown))
-    console.print(table)
-    if len(shown) < len(COLUMNS):
+        table.rows.append((name, _now(job), *(cells(job.price) if job.price is not None else ["-"] * len(COLUMNS))))
+    shown = fit(console, table, [SPLIT, LESS_NEEDED])
+    console.print(shown.drawn())
+    if not SPLIT & {*shown.columns}:
         _print_split(console, jobs, names)
-    todo = [job for job in jobs if job.refusal is None and not job.left_out and job.run.status() != "done"]
-    console.print(_total(todo))
-    _print_reasons(console, jobs, names)
+
+
+def print_reasons(jobs: Sequence[Job]) -> None:
+    """Why jobs are refused, each reason once, with the jobs that it keeps from running."""
+    from rtx_lab.sweep.tables import open_console, print_line
+
+    reasons: dict[str, list[str]] = {}
+    for job, name in zip(jobs, names_of(jobs), strict=True):
+        if job.refusal is not None:
+            reasons.setdefault(job.refusal.reason, []).append(name)
+    console = open_console()
+    for reason, refused in reasons.items():
+        shown = ", ".join(refused[:4]) + (f" and {len(refused) - 4} more" if len(refused) > 4 else "")
+        print_line(console, f"not run: {shown}: {reason}")
 
 
 def _print_split(console: Any, jobs: Sequence[Job], names: Sequence[str]) -> None:
     """The memory of the largest job by kind, where the table had no room for it."""
     from rtx_lab.pricing.rows import COLUMNS, SPLIT, cells
+    from rtx_lab.sweep.tables import print_note
 
     priced = [(job.price.peak_bytes, name, job.price) for job, name in zip(jobs, names, strict=True) if job.price]
     if priced:
         _, name, price = max(priced, key=lambda entry: entry[0])
         parts = [f"{column} {cell}" for column, cell in zip(COLUMNS, cells(price), strict=True) if column in SPLIT]
-        console.print(f"largest: {name}: {', '.join(parts)} GB", markup=False, highlight=False)
+        print_note(console, f"largest: {name}: {', '.join(parts)} GB")
 
 
-def _plan_title(jobs: Sequence[Job]) -> str:
+def _title(jobs: Sequence[Job]) -> str:
     from rtx_lab.pricing.rows import UNITS
 
     hardware = jobs[0].settled.run.hardware
@@ -69,115 +105,50 @@ def _now(job: Job) -> str:
     return {"new": "to run", "done": "done", "running": "running"}.get(status, "goes on")
 
 
-def _total(jobs: Sequence[Job]) -> str:
-    prices = [job.price for job in jobs if job.price is not None]
-    hours, kwh = ([getattr(price, name) for price in prices] for name in ("hours", "kwh"))
-    known = f"{sum(hours):.2g} h" if None not in hours else "hours unknown: hardware.peak_tflops is not given"
-    energy = f", {sum(kwh):.2g} kWh" if None not in kwh else ""
-    disk = sum(price.disk_gb for price in prices) * 2**30 / 1e9
-    return f"{len(jobs)} to run: {known}{energy}, {disk:.2g} GB of disk"
-
-
-def _print_reasons(console: Any, jobs: Sequence[Job], names: Sequence[str]) -> None:
-    reasons: dict[str, list[str]] = {}
-    for job, name in zip(jobs, names, strict=True):
-        if job.refusal is not None:
-            reasons.setdefault(job.refusal.reason, []).append(name)
-    for reason, refused in reasons.items():
-        shown = ", ".join(refused[:4]) + (f" and {len(refused) - 4} more" if len(refused) > 4 else "")
-        console.print(f"not run: {shown}: {reason}", markup=False, highlight=False)
-
-
-def print_outcomes(jobs: Sequence[Job]) -> None:
-    """What came of each job, told apart by what was swept, with class and reason where it did not end well."""
-    console = _console()
-    wide = console.width >= _WIDE
-    last = "run directory or reason" if wide else "reason"
-    table = _table("Sweep", "job", "status", "test accuracy (95 %)", "steps", "time", last)
-    for job, name in zip(jobs, names_of(jobs), strict=True):
-        result = outcome(job)
-        metrics = result.get("metrics") or {}
-        reason = "" if result["status"] in _WELL else str(result.get("reason") or "")
-        table.add_row(
-            name,
-            str(result["status"]),
-            _accuracy(metrics),
-            _number(metrics.get("test/avg_reasoning_steps"), 2),
-            f"{result.get('time_s') or 0:.0f} s",
-            reason or (job.settled.directory if wide else ""),
-        )
-    console.print(table)
-    if not wide:
-        folders = sorted({str(job.run.path.parent) for job in jobs})
-        console.print(f"runs: {', '.join(folders)}", markup=False, highlight=False)
-
-
-def outcome(job: Job) -> dict[str, Any]:
-    """The job's terminal status with its reason, from its refusal or its run directory."""
+def _state(job: Job) -> str:
+    """What the sums count a job as: to run (or to wait for), done, or why it is not run."""
     if job.refusal is not None:
-        return {"status": "refused", "reason": f"{job.refusal.kind}: {job.refusal.reason}"}
+        return f"refused ({job.refusal.kind})"
     if job.left_out:
-        return {
-            "status": "left out",
-            "reason": "it or its parent does not fit, and it was asked for only where it fits",
-        }
-    status = job.run.status()
-    if status == "killed":
-        return {"status": status, "reason": _KILLED}
-    result = job.run.read_result() or {}
-    return {**result, "status": status}
+        return f"left out ({job.left_out})"
+    return "done" if not job.is_open and job.run.status() == "done" else "to run"
 
 
-def exit_code(jobs: Sequence[Job]) -> int:
-    """0 where all jobs are done, pruned or left out; else 4."""
-    return 0 if all(outcome(job)["status"] in (*_WELL, "left out") for job in jobs) else EXIT_PARTLY_FAILED
+def _counts(jobs: Sequence[Job]) -> str:
+    counts = Counter(_state(job) for job in jobs)
+    states = ["to run", *(["done"] if counts["done"] else []), *sorted(counts.keys() - {"to run", "done"})]
+    return ", ".join(f"{counts[state]} {state}" for state in states)
 
 
-def names_of(jobs: Sequence[Job]) -> list[str]:
-    """What tells a job from the others of its phase: its overrides without those that all share, labels beside them."""
-    phases: dict[str, list[Job]] = {}
-    for job in jobs:
-        phases.setdefault(job.settled.run.phase, []).append(job)
-    shared = {
-        phase: set.intersection(*(set(job.overrides) for job in own)) if len(own) > 1 else set()
-        for phase, own in phases.items()
-    }
-    prefix = {phase: f"{phase}: " if len(phases) > 1 else "" for phase in phases}
-    names = []
-    for job in jobs:
-        phase = job.settled.run.phase
-        names.append(prefix[phase] + _name(job, (line for line in job.overrides if line not in shared[phase])))
-    return names
+def _sums_by_phase(jobs: Sequence[Job], phases: Sequence[str]) -> Any:
+    from rtx_lab.sweep.tables import Table
 
-
-def _name(job: Job, overrides: Iterable[str]) -> str:
-    labels, config = job.settled.run.labels, job.settled.config
-    named = [(line, label_of(labels, line, config)) for line in overrides]
-    parts = [f"{line} ({label})" if label else line for line, label in named]
-    return " ".join(parts) or job.settled.directory
-
-
-def _table(title: str, *columns: str) -> Any:
-    from rich.table import Table
-
-    table = Table(title=title)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    states = sorted({_state(job) for job in jobs} - {"to run"}, key=lambda state: (state != "done", state))
+    counted = ("jobs", "to run", *states)
+    table = Table("Sums of what is to run", ("phase", *counted, *_SUMS), numbers=frozenset({*counted, *_SUMS}))
+    for phase in (*phases, None):
+        own = [job for job in jobs if phase in (job.settled.run.phase, None)]
+        counts = Counter(_state(job) for job in own)
+        sums = _sums([job for job in own if _state(job) == "to run"])
+        cells = (str(len(own)), *(str(counts[state]) for state in counted[1:]), *sums)
+        table.rows.extend([(phase, *cells)] if phase is not None else [None, ("all", *cells)])
     return table
 
 
-def _console() -> Any:
-    """A pipe has no width; a run directory's name needs some."""
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=180)
+_SUMS = ("hours", "kWh", "disk (GB)")
 
 
-def _accuracy(metrics: dict[str, Any]) -> str:
-    value, low, high = (metrics.get(f"test/accuracy{end}") for end in ("", "_low", "_high"))
-    return f"{_number(value)} ({_number(low)}-{_number(high)})" if value is not None else "-"
+def _sums(jobs: Sequence[Job]) -> tuple[str, str, str]:
+    """Hours, kilowatt-hours and gigabytes; `-` where those of a job are not known."""
+    from rtx_lab.pricing.rows import short
+
+    prices = [job.price for job in jobs if job.price is not None]
+    hours, kwh = ([getattr(price, name) for price in prices] for name in ("hours", "kwh"))
+    disk = sum(price.disk_gb for price in prices) * 2**30 / 1e9
+    return short(sum(hours)) if None not in hours else "-", short(sum(kwh)) if None not in kwh else "-", short(disk)
 
 
-def _number(value: Any, digits: int = 4) -> str:
-    return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "-"
+def _cost(jobs: Sequence[Job]) -> str:
+    hours, kwh, disk = _sums(jobs)
+    known = f"{hours} h" if hours != "-" else "hours unknown: hardware.peak_tflops is not given"
+    return ", ".join([known, *([f"{kwh} kWh"] if kwh != "-" else []), f"{disk} GB of disk"])

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,11 +24,13 @@ from rtx_lab.core.components import locate
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.core.rundir import STATUSES, RunDir, signature, write_json
 from rtx_lab.pruning import build_pruner, file_of, open_storage
+from rtx_lab.sweep.board import Tally
+from rtx_lab.sweep.door import EXIT_PARTLY_FAILED
 from rtx_lab.sweep.jobs import Job
-from rtx_lab.sweep.plan import EXIT_PARTLY_FAILED, outcome, print_plan
+from rtx_lab.sweep.outcomes import outcome
 from rtx_lab.sweep.session import Session
 from rtx_lab.sweep.space import Space, read_space
-from rtx_lab.sweep.trials import print_trials
+from rtx_lab.sweep.trials import print_corners, print_trials, status_of
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +102,7 @@ def search(settings: Mapping[str, Any], session: Session, arguments: Sequence[st
     space = read_space(asked.params, arguments, session.context)
     corners = session.plan(space.corners())
     if corners[0].settled.run.plan:
-        print_plan(corners)
-        print(f"a search of {asked.n_trials} trials between these corners of its space; nothing was written")
+        print_corners(corners, asked.n_trials)
         raise SystemExit(0)
     refused = [job.refusal.reason for job in corners if job.refusal is not None]
     if len(refused) == len(corners):
@@ -186,6 +188,7 @@ def _open_study(url: str, name: str, direction: str, identity: str) -> Study:
 
 def _continue(asked: Search, space: Space, session: Session, study: Study, folder: Path) -> int:
     """Run trials until there are enough; return the exit code."""
+    tally = Tally(asked.n_trials, "trial")
     while True:
         trials = study.trials()
         _write_study(folder, session, trials)
@@ -200,7 +203,15 @@ def _continue(asked: Search, space: Space, session: Session, study: Study, folde
         if not batch:
             return EXIT_PARTLY_FAILED if failures else 0
         jobs = _plan(asked, space, session, study, batch)
-        session.run(list({job.key: job for job in jobs.values() if not _is_known(job, session, study)}.values()))
+        tally.ended_as = Counter(status_of(trial) for trial in trials if trial.state.name != "RUNNING")
+        known = {number for number, job in jobs.items() if _is_known(job, session, study)}
+        for number in sorted(known):
+            print(f"{tally.label(number + 1)} {outcome(jobs[number])['status']} already: {jobs[number].run.path}")
+        new: dict[str, Job] = {}
+        for number, job in jobs.items():
+            if number not in known:
+                new.setdefault(job.key, job)
+        session.run(list(new.values()), tally)
         if session.stopped:
             return session.stopped
         for number, job in jobs.items():
@@ -235,10 +246,12 @@ def _plan(
         try:
             (job,) = session.plan([space.point(values)])
         except UsageError as error:
-            _end(study, number, "FAIL", status="refused", reason="; ".join(error.problems))
+            reason = "; ".join(error.problems)
+            print(f"{Tally(asked.n_trials, 'trial').label(number + 1)} refused: {reason}")
+            _end(study, number, "FAIL", status="refused", reason=reason)
             continue
         place = {"storage": study.url, "study": study.name, "number": number, "pruner": asked.pruner}
-        job.extra = {"trial": place}
+        job.extra, job.number, job.title = {"trial": place}, number + 1, space.words(values)
         study.storage.set_trial_user_attr(study.id_of(number), "run", job.settled.directory)
         jobs[number] = job
     return jobs

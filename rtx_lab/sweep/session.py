@@ -21,12 +21,14 @@ from omegaconf.errors import OmegaConfBaseException
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.core.rundir import RunDir
 from rtx_lab.core.schema import Settled, settle
+from rtx_lab.sweep.board import Tally
 from rtx_lab.sweep.compose import Composer
 from rtx_lab.sweep.grid import Point, override_of
 from rtx_lab.sweep.jobs import Job, Refusal
 from rtx_lab.sweep.launching import launch, record_refusal, wait_for
 from rtx_lab.sweep.parents import Parent, Rule, Values, choose, finished_runs, possible_values, rules_of, was_started
 from rtx_lab.sweep.traces import trace_all
+from rtx_lab.sweep.typed import key_of, name_origins
 
 
 @dataclass(slots=True)
@@ -40,6 +42,8 @@ class Session:
     """Keys in which a parent may differ: what the phase's own grids sweep."""
     where_it_fits: tuple[str, ...] = ()
     """Overrides whose jobs are left out, not refused, where they do not fit."""
+    typed: tuple[str, ...] = ()
+    """Overrides of the command line, Hydra's own among them; what else is in a point is the phase's."""
     earlier: Mapping[str, Sequence[Job]] = field(default_factory=dict)
     """Jobs of the phases that the same command runs before this one."""
     stopped: int = 0
@@ -68,22 +72,27 @@ class Session:
         self._composer = self._composer or Composer(self.context, self.master)
         self._parents.clear()
         jobs: dict[str, Job] = {}
-        problems: dict[str, None] = {}
-        refused: dict[str, tuple[Point, Exception]] = {}
+        problems: dict[str, list[Point]] = {}
+        refused: dict[str, tuple[Exception, list[Point]]] = {}
         for point in points:
             try:
                 job = self._job_at(point)
                 jobs.setdefault(job.key, job)
             except UsageError as error:
-                problems |= dict.fromkeys(error.problems)
+                for problem in error.problems:
+                    problems.setdefault(problem, []).append(point)
             except (HydraException, OmegaConfBaseException) as error:
-                refused.setdefault(str(error), (point, error))
-        for point, error in refused.values():
+                refused.setdefault(str(error), (error, []))[1].append(point)
+        for error, where in refused.values():
             from rtx_lab.sweep.diagnosis import diagnose
 
-            problems |= dict.fromkeys(diagnose(list(point), error))
-        if problems or not jobs:
-            raise UsageError(*(problems or ["the sweep holds no job"]))
+            for problem in diagnose(list(where[0]), error):
+                problems.setdefault(problem, []).extend(where)
+        if problems:
+            typed = {key_of(line) for line in self.typed}
+            raise UsageError(*name_origins(problems, points, typed, str(self.master.phase)))
+        if not jobs:
+            raise UsageError("the sweep holds no job")
         return list(jobs.values())
 
     def price(self, jobs: list[Job]) -> list[Job]:
@@ -101,9 +110,9 @@ class Session:
                 continue
             if job.is_open:
                 job.price = max((variant.price for variant in job.variants), key=lambda price: price.peak_bytes)
-            if job.refusal is None and not job.settled.run.run_anyway and not job.price.fits:
+            if job.refusal is None and not job.price.fits and not self._runs_anyway(job):
                 if set(job.overrides) & set(self.where_it_fits):
-                    job.left_out = True
+                    job.left_out = "does not fit"
                 elif not job.is_open:
                     job.refusal = Refusal("price", refusal(job.settled, job.price, self._calibration(job.settled)))
             if job.refusal is None and not job.settled.run.plan:
@@ -111,28 +120,36 @@ class Session:
         return jobs
 
     @staticmethod
+    def _runs_anyway(job: Job) -> bool:
+        """Whether a job that does not fit is no news: it was asked for all the same, or it is done."""
+        return job.settled.run.run_anyway or (not job.is_open and job.run.status() == "done")
+
+    @staticmethod
     def _all(jobs: Sequence[Job]) -> list[Job]:
         """Everything that these jobs may turn out to be, without what is refused or left out already."""
         return [variant for job in jobs if job.refusal is None and not job.left_out for variant in job.variants]
 
-    def run(self, jobs: Sequence[Job]) -> None:
-        """Run every job that is neither refused nor done, and wait until each has ended.
+    def run(self, jobs: Sequence[Job], tally: Tally | None = None) -> None:
+        """Run every job that is neither refused nor done, and wait until each has ended; count them in `tally`.
 
         Jobs that another process runs are waited for. What a launcher lost is launched once more, alone.
         """
+        from rtx_lab.pricing.trace import keep_on_disk
+
+        keep_on_disk()
         for job in jobs:
             record_refusal(job)
         todo = [job for job in jobs if job.refusal is None and not job.left_out and not self.is_done(job)]
         free = [job for job in todo if not job.run.is_locked()]
-        if self._launch(free):
+        if self._launch(free, tally):
             return
         held = [job for job in todo if job not in free or job.run.is_locked()]
         wait_for(held)
-        if self._launch([job for job in held if not self.is_done(job)]):
+        if self._launch([job for job in held if not self.is_done(job)], tally):
             return
         for job in todo:
             status = job.run.status() if job.refusal is None else "refused"
-            if (status == "new" or (status == "killed" and not job.isolated)) and self._launch([job]):
+            if (status == "new" or (status == "killed" and not job.isolated)) and self._launch([job], tally):
                 return
 
     def is_done(self, job: Job) -> bool:
@@ -166,11 +183,11 @@ class Session:
                 if pending and rule.keys:
                     found = [(v, []) for v in possible_values(rule, settled.config, self.free, pending)]
                 else:
-                    choice = choose(rule, settled.config, self.free, self._finished(rule.phase))
+                    choice = choose(rule, settled.config, self.free, self._finished(rule.phase), self.typed)
                     found = [(choice.values, [choice.record])]
             except UsageError as error:
                 if self._parent_left_out(point, settled, rule):
-                    return self._job(point, settled, left_out=True)
+                    return self._job(point, settled, left_out="its parent was left out")
                 return self._job(point, settled, refusal=Refusal("no parent", str(error)))
             kept = [({key: v[key] for key in wanted}, record) for v, record in found]
             values = [(old | new, [*a, *b]) for old, a in values for new, b in kept]
@@ -260,8 +277,8 @@ class Session:
                 self._checked[key] = Refusal("input", str(error))
         return self._checked[key]
 
-    def _launch(self, jobs: Sequence[Job]) -> bool:
+    def _launch(self, jobs: Sequence[Job], tally: Tally | None) -> bool:
         """Launch jobs; return whether a signal stopped the sweep."""
         if jobs:
-            self.stopped = launch(jobs, self.context, self.task_function, self.master)
+            self.stopped = launch(jobs, self.context, self.task_function, self.master, tally)
         return bool(self.stopped)

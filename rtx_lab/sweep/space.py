@@ -64,6 +64,10 @@ class Space:
         """The overrides of one trial."""
         return (*self.fixed, *(dimension.override(values[dimension.key]) for dimension in self.dimensions))
 
+    def words(self, values: Mapping[str, Any]) -> str:
+        """What is searched, with the values of one trial."""
+        return " ".join(dimension.override(values[dimension.key]) for dimension in self.dimensions)
+
     def corners(self) -> list[Point]:
         """Points in which every extreme of every dimension occurs; the first has the first extreme of each."""
         first = {dimension.key: dimension.extremes()[0] for dimension in self.dimensions}

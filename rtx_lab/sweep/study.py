@@ -19,8 +19,9 @@ from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.core.rundir import write_json
 from rtx_lab.sweep.door import report
 from rtx_lab.sweep.grid import expand, swept_keys
-from rtx_lab.sweep.jobs import Job
-from rtx_lab.sweep.plan import exit_code, names_of, print_outcomes, print_plan
+from rtx_lab.sweep.jobs import Job, names_of
+from rtx_lab.sweep.outcomes import exit_code, print_outcomes
+from rtx_lab.sweep.plan import print_reasons, print_sums
 from rtx_lab.sweep.session import Session
 from rtx_lab.sweep.traces import trace_all
 
@@ -107,7 +108,8 @@ def _stage(
 ) -> Stage:
     fits = tuple(settings["where_it_fits"])
     free = swept_keys(settings["params"], settings["also"])
-    session = Session(context, task_function, master, free, fits)
+    typed = (*arguments, *(str(line) for line in master.hydra.overrides.hydra))
+    session = Session(context, task_function, master, free, fits, typed)
     return Stage(phase, settings, session, arguments, [])
 
 
@@ -130,10 +132,11 @@ def _plan(stages: list[Stage]) -> None:
     for stage in stages:
         stage.session.price(stage.jobs)
     jobs = [job for stage in stages for job in stage.jobs]
-    print_plan(jobs)
+    print_sums(jobs)
     if all(job.refusal is not None or job.left_out for job in jobs):
         reasons = dict.fromkeys(job.refusal.reason for job in jobs if job.refusal is not None)
         raise UsageError(*(reasons or ["no job fits the hardware"]))
+    print_reasons(jobs)
     if any(job.settled.run.plan for job in jobs):
         raise SystemExit(0)
 
@@ -193,7 +196,7 @@ def _write_study(folder: Path, master: DictConfig, settings: Settings, stages: S
                 {
                     "job": name,
                     "class": job.refusal.kind if job.refusal else "left out",
-                    "reason": job.refusal.reason if job.refusal else "does not fit",
+                    "reason": job.refusal.reason if job.refusal else job.left_out,
                 }
                 for job, name in not_run
             ],

@@ -56,6 +56,13 @@ def test_hydras_own_sweepers_know_the_launcher(command, tmp_path):
     assert len(find_runs(tmp_path / "multirun")) == 3
 
 
+@pytest.mark.parametrize("launcher", ["local", "basic"])
+def test_a_failed_job_shows_in_the_exit_code_of_hydras_own_sweeper(command, launcher):
+    jobs = ("-m", *TINY, "budget.steps=2", "hydra/sweeper=basic", f"hydra/launcher={launcher}")
+    assert command(*jobs, "optim.lr=1e30,1e-3")[0] == 4
+    assert command(*jobs, "optim.lr=1e-3")[0] in (0, None)
+
+
 @pytest.mark.slow
 def test_four_bad_jobs_of_six_leave_two_that_finish(tmp_path):
     """One fails, one is killed, one diverges, one is refused by price; the table names all four."""
@@ -72,7 +79,7 @@ def test_four_bad_jobs_of_six_leave_two_that_finish(tmp_path):
     assert code == 4, output
     found = {run.path.name.partition("-seed")[2][0]: run.status() for run in find_runs(tmp_path)}
     assert found == {"1": "done", "2": "failed", "3": "killed", "4": "done", "5": "diverged", "6": "refused"}
-    table = output[output.rindex("run directory or reason") :]
+    table = output[output.rindex("test accuracy") :]
     for status in ("failed", "killed", "diverged", "refused"):
         assert status in table
 

@@ -88,8 +88,11 @@ def test_several_budgets_and_none_of_them_the_childs_is_an_error_that_names_the_
 
 
 def test_none_is_an_error_that_names_the_command(tmp_path):
-    with pytest.raises(UsageError, match=re.escape("python train.py -m phase=nd_ratio dataset=gsm8k")):
+    with pytest.raises(UsageError, match=re.escape("`python train.py -m phase=nd_ratio dataset=gsm8k` first")):
         _chosen(tmp_path)
+    typed = ("phase=rank", "dataset=gsm8k", "model.num_slots=8", "hardware=cpu", "plan=true")
+    with pytest.raises(UsageError, match=re.escape("-m phase=nd_ratio dataset=gsm8k hardware=cpu` first")):
+        choose(_rule(), _config(phase="rank"), (), [], typed)
 
 
 def test_another_dataset_takes_the_best_mean_rank(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -85,6 +86,18 @@ def _best(folder):
     return max(_study(folder).get_trials(), key=lambda trial: (trial.value, -trial.number))
 
 
+def test_trials_are_counted_of_the_total_and_on_across_restarts(command):
+    fixed = ("hydra/launcher=local", "optim.lr=1e-3", "model.convergence_threshold=0.01")
+    search = [*SMALL, *fixed, "model.bilinear_rank=choice(2,3)"]
+    code, text = command(*search, "hydra.sweeper.n_trials=1")
+    assert code == 0, text
+    assert re.search(r"\[trial 1/1\] started model.bilinear_rank=[23]\n", text)
+    code, text = command(*search, "hydra.sweeper.n_trials=4")
+    assert code == 0, text
+    assert {*re.findall(r"\[trial (\d)/4\] (?:started|done)", text)} == {"2", "3", "4"}
+    assert "done already: multirun/optuna_search/" in text, "there are two points, and four trials"
+
+
 def test_equal_points_are_trained_once(command, tmp_path):
     code, text = command(*SMALL, "hydra.sweeper.n_trials=3", "model.num_slots=4", "model.bilinear_rank=choice(2)",
                          "optim.lr=1e-3", "model.convergence_threshold=0.01")  # fmt: skip
@@ -144,8 +157,7 @@ def test_what_is_wrong_is_said_and_leaves_nothing(command, tmp_path):
         assert "Traceback" not in text
         assert list(tmp_path.iterdir()) == []
     code, text = command(*SMALL, "plan=true")
-    assert code == 0, text
-    assert "20 trials" in text
+    assert (code, "20 trials" in text, "h if none is pruned" in text) == (0, True, True), text
     assert list(tmp_path.iterdir()) == []
 
 

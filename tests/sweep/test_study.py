@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 from tiny_runs import TINY
 
 from rtx_lab.core.rundir import RunDir, find_runs
+from rtx_lab.pricing import trace as tracing
 
 SMALL = (
     *(value for value in TINY if not value.startswith(("model.num_slots", "model.bilinear_rank"))),
@@ -17,18 +19,23 @@ SMALL = (
 )
 
 
+PHASES = ("smoke", "nd_ratio", "all")
+
+
 def _results(phase):
     return {run.path.name: run.read_result() for run in find_runs(Path("multirun") / phase)}
 
 
 def test_a_phase_is_fed_by_the_one_before(command):
-    code, text = command("-m", "phase=rank", *SMALL, "model.bilinear_rank=2,4", "model.connection=diag")
+    child = ("-m", "phase=rank", *SMALL, "model.bilinear_rank=4", "model.connection=diag")
+    code, text = command(*child)
     assert code == 2
-    assert "run `python train.py -m phase=nd_ratio dataset=reasoning` first" in text
+    assert text.count("no finished run") == 1
     assert not Path("multirun").exists(), "nothing valid to run leaves nothing"
 
-    few = ("model.num_slots=4,8", "model.connection=diag", "model.bilinear_rank=4")
-    code, text = command("-m", "phase=nd_ratio", *SMALL, *few)
+    advised = shlex.split(text.partition("run `")[2].partition("`")[0])
+    assert advised[:4] == ["python", "train.py", "-m", "phase=nd_ratio"]
+    code, text = command(*advised[2:], "model.num_slots=4,8")
     assert code == 0, text
     scores = {name: result["metrics"]["validation/accuracy"] for name, result in _results("nd_ratio").items()}
     assert len(scores) == 2
@@ -114,6 +121,7 @@ def test_the_plan_of_a_study_shows_what_later_phases_may_inherit(command):
     assert "largest of 4" in text
     assert "largest of 16" in text
     assert "11 jobs" in text
+    assert "counted with those that need the most memory" in " ".join(text.split())
     assert not Path("multirun").exists()
 
 
@@ -126,6 +134,59 @@ def test_a_narrow_terminal_gets_tables_that_fit(command, monkeypatch):
     assert max(map(len, plain.splitlines())) <= 100
     assert "largest: model.num_slots=8: weights" in plain
     assert "fits" in plain
+
+
+def test_a_plan_counts_what_is_left_out_and_sums_every_phase(command):
+    arguments = ("-m", "phase=main", "hydra.sweeper.stages=[smoke,nd_ratio]", *SMALL, "model.bilinear_rank=8")
+    card = ("hardware.memory_gb=1.2", "model.num_slots=8,1024", "plan=true")
+    code, text = command(*arguments, *card)
+    assert code == 0, text
+    plain = " ".join(text.replace("│", " ").split())
+    assert "5 to run, 1 left out (does not fit): " in plain
+    assert "Not in them: starting a job" in plain
+    smoke, nd_ratio, everything = (re.search(rf"{name} ([\d.]+ )+", plain)[0].split() for name in PHASES)
+    assert (smoke[1:4], nd_ratio[1:4], everything[1:4]) == (["2", "2", "0"], ["4", "3", "1"], ["6", "5", "1"])
+    for of_smoke, of_ratio, total in zip(smoke[4:], nd_ratio[4:], everything[4:], strict=True):
+        assert float(total) == pytest.approx(float(of_smoke) + float(of_ratio), rel=0.1)
+
+
+def test_what_is_done_is_not_traced_again(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("RTX_LAB_CACHE", str(tmp_path / "cache"))
+    for kept in ("_traces", "_unkept"):
+        monkeypatch.setattr(tracing, kept, {})
+    arguments = ("-m", "seed=0,1", *SMALL, "model.bilinear_rank=4", "model.num_slots=4")
+    code, text = command(*arguments, "plan=true")
+    assert code == 0, text
+    assert not list(tmp_path.glob("cache/traces")), "a plan leaves nothing"
+    code, text = command(*arguments)
+    assert code == 0, text
+    tracing._traces.clear()
+    monkeypatch.setattr(tracing, "_trace", lambda *_: pytest.fail("it was traced again"))
+    code, text = command(*arguments)
+    assert code == 0, text
+    assert "0 to run, 2 done" in text
+
+
+def test_a_value_of_the_phase_that_cannot_be_is_told_as_the_phases(command, tmp_path):
+    code, text = command("-m", "phase=rank", *SMALL, "model.connection=diag")
+    assert code == 2
+    for rank in (32, 64):
+        assert (
+            f"got {rank}; model.bilinear_rank={rank} comes from the grid of phase=rank; "
+            "replace the grid with model.bilinear_rank=VALUES"
+        ) in text
+    code, text = command("-m", "phase=dynamic", *SMALL, "model.bilinear_rank=4", "model.max_reasoning_steps=2")
+    assert code == 2
+    assert "model.fixed_steps=4 comes from the grid of phase=dynamic" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_done_job_is_not_refused_for_its_price(command):
+    arguments = ("-m", "seed=0,1", *SMALL, "model.bilinear_rank=4", "model.num_slots=4")
+    assert command(*arguments)[0] == 0
+    code, text = command(*arguments, "hardware.memory_gb=0.001")
+    assert code == 0, text
+    assert "0 to run, 2 done" in text
 
 
 def test_a_job_without_data_is_refused_alone(command, tmp_path, monkeypatch):

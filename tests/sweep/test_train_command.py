@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,18 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(command, tmp_path, argumen
     assert words in text
     assert "Traceback" not in text
     assert _nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "module", "extra"), [("ray", "ray", "ray"), ("submitit_slurm", "submitit", "slurm")]
+)
+def test_a_launcher_that_is_not_installed_is_told_with_what_brings_it(command, launcher, module, extra):
+    if find_spec(module) is not None:
+        pytest.skip(f"{module} is installed")
+    for arguments in (["-m", "seed=1,2"], []):
+        code, text = command(*arguments, f"hydra/launcher={launcher}")
+        assert code == 2
+        assert text == f'error: hydra/launcher={launcher} is not installed: pip install -e ".[{extra}]"\n'
 
 
 def test_several_mistakes_are_named_together(command):
