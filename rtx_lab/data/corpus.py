@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,11 +34,11 @@ def held_out_slice(num_rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hub:
-    """A pinned hub repository: parquet file and row count per split."""
+    """A pinned hub repository: parquet file (or files, in order) and row count per split."""
 
     repo: str
     revision: str
-    files: Mapping[str, str]
+    files: Mapping[str, str | tuple[str, ...]]
     rows: Mapping[str, int]
 
 
@@ -57,8 +57,11 @@ class Corpus:
     hub: Hub
     rows: Mapping[str, int] | None
 
-    def locate(self, split: str) -> tuple[Path, int]:
-        """The file of a split (downloaded if need be) and its expected number of rows. Raises RunError when missing."""
+    def locate(self, split: str) -> tuple[list[Path], int]:
+        """The files of a split (downloaded if need be) and their expected number of rows.
+
+        Raises RunError when one is missing.
+        """
         root = self.path or os.environ.get("RTX_LAB_DATA")
         advice = f"RTX_LAB_DATA=<folder that holds {self.folder}/{self.splits[split]}.jsonl.gz>"
         if root and (self.path or (Path(root) / self.folder).is_dir()):
@@ -66,13 +69,15 @@ class Corpus:
             for suffix in SUFFIXES:
                 file = stem.with_name(stem.name + suffix)
                 if file.is_file():
-                    return file, self._expected(split, self.local_rows)
+                    return [file], self._expected(split, self.local_rows)
             raise RunError(
                 f"The {split} split of {self.name} is missing: there is no {stem}.jsonl[.gz], .parquet or .csv; "
                 f"set {advice}, or unset it and allow the network."
             )
-        file = fetch(self.hub.repo, self.hub.files[split], kind="dataset", revision=self.hub.revision, advice=advice)
-        return file, self._expected(split, self.hub.rows)
+        repo, revision, names = self.hub.repo, self.hub.revision, self.hub.files[split]
+        parts = (names,) if isinstance(names, str) else names
+        files = [fetch(repo, part, kind="dataset", revision=revision, advice=advice) for part in parts]
+        return files, self._expected(split, self.hub.rows)
 
     def published_rows(self, split: str) -> int:
         """Rows of a split where it would be read from: the local folder if there is one, else the hub."""
@@ -81,15 +86,22 @@ class Corpus:
         return self._expected(split, self.local_rows if local else self.hub.rows)
 
     def read(self, split: str) -> list[Row]:
-        """The rows of a split. Raises RunError when their number is not the published one."""
-        file, expected = self.locate(split)
-        rows = read_rows(file)
-        if len(rows) != expected:
+        """The rows of a split. Raises RunError when there are none or their number is not the published one."""
+        return list(self.stream(split))
+
+    def stream(self, split: str) -> Iterator[Row]:
+        """The rows of a split one by one. Raises RunError as `read`, a wrong number after the last of them."""
+        files, expected = self.locate(split)
+        found = 0
+        for file in files:
+            for row in read_rows(file):
+                found += 1
+                yield row
+        if found != expected:
             raise RunError(
-                f"{file} has {len(rows)} rows where {expected} are expected: fetch it anew, or state the counts "
-                f"of your own data as 'dataset.rows={{{split}: {len(rows)}}}'."
+                f"{files[0]} has {found} rows where {expected} are expected: fetch it anew, or state the counts "
+                f"of your own data as 'dataset.rows={{{split}: {found}}}'."
             )
-        return rows
 
     def _expected(self, split: str, published: Mapping[str, int]) -> int:
         counts = {**published, **(self.rows or {})}
@@ -110,8 +122,8 @@ class CorpusSplit:
         return len(self._chosen(self.corpus.published_rows(self._published())))
 
     def digest(self) -> str:
-        file, _ = self.corpus.locate(self._published())
-        parts = (file_digest(file), self.split, self.settings, inspect.getsource(held_out_slice))
+        files, _ = self.corpus.locate(self._published())
+        parts = (*map(file_digest, files), self.split, self.settings, inspect.getsource(held_out_slice))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def items(self) -> list[Item]:

@@ -46,7 +46,7 @@ class StepDataset(Dataset[list[Batch]]):
 
 
 def step_loader(
-    steps: StepDataset, *, start: int, stop: int, num_workers: int = 0, pin_memory: bool = False
+    steps: Dataset[list[Batch]], *, start: int, stop: int, num_workers: int = 0, pin_memory: bool = False
 ) -> Iterator[list[Batch]]:
     """Yield the micro-batches of the optimizer steps start + 1 .. stop, in order, one list per step.
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from rtx_lab.core.errors import RunError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".csv")
+ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,35 +65,38 @@ class Row:
         return value
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Every row of a file. Raises RunError, naming file and line, when it is empty, cut short or broken."""
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file one by one; only csv is held in memory as a whole.
+
+    Raises RunError, naming file and line, when the file is empty, cut short or broken.
+    """
+    readers = {".parquet": _read_parquet, ".csv": _read_csv}
+    empty = True
     try:
-        rows = list(_read(path))
+        for row in readers.get(path.suffix, _read_lines)(path):
+            empty = False
+            yield row
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror or error}).") from None
-    if not rows:
+    if empty:
         raise RunError(f"{path} holds no rows.")
-    return rows
 
 
-def _read(path: Path) -> Iterator[Row]:
-    if path.suffix == ".parquet":
-        return _read_table(path, "pyarrow.parquet", "read_table")
-    if path.suffix == ".csv":
-        return _read_table(path, "pyarrow.csv", "read_csv")
-    return _read_lines(path)
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """A file's bytes, of .gz those within. Raises RunError, here or while reading, for a broken gzip file."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            yield cast(BinaryIO, file)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise RunError(f"{path} is no whole gzip file ({error}): fetch it anew.") from None
 
 
 def _read_lines(path: Path) -> Iterator[Row]:
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise RunError(f"{path} is no whole gzip file ({error}): fetch it anew.") from None
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if line.strip():
-            yield Row(f"{path}:{number}", _parse(line.removeprefix(b"\xef\xbb\xbf"), f"{path}:{number}"))
+    with open_bytes(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield Row(f"{path}:{number}", _parse(line.removeprefix(b"\xef\xbb\xbf"), f"{path}:{number}"))
 
 
 def _parse(line: bytes, where: str) -> dict[str, Any]:
@@ -106,15 +111,28 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
     return fields
 
 
-def _read_table(path: Path, module: str, function: str) -> Iterator[Row]:
-    import importlib
-
+def _read_parquet(path: Path) -> Iterator[Row]:
     import pyarrow
+    import pyarrow.parquet
 
     try:
-        table = getattr(importlib.import_module(module), function)(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows = (fields for batch in file.iter_batches(ROWS_AT_ONCE) for fields in batch.to_pylist())
+            yield from _numbered(path, rows)
+    except pyarrow.ArrowException as error:
+        raise RunError(f"{path} cannot be read as parquet ({str(error).splitlines()[0]}).") from None
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.csv
+
+    try:
+        yield from _numbered(path, pyarrow.csv.read_csv(path).to_pylist())
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{path} cannot be read as {path.suffix[1:]} ({reason}).") from None
-    for number, fields in enumerate(table.to_pylist(), start=1):
+        raise RunError(f"{path} cannot be read as csv ({str(error).splitlines()[0]}).") from None
+
+
+def _numbered(path: Path, rows: Iterable[dict[str, Any]]) -> Iterator[Row]:
+    for number, fields in enumerate(rows, start=1):
         yield Row(f"{path} row {number}", fields)

@@ -7,9 +7,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -30,28 +31,77 @@ def open_or_build(name: str, digest: str, build: Callable[[], tuple[Arrays, dict
     Safe with several builders at once: each writes a folder of its own and the first to rename it wins.
     Raises RunError when the cache cannot be written; what `build` raises leaves nothing behind.
     """
-    folder = cache_root() / "datasets" / f"{name}-{digest[:20]}"
-    if is_sound(folder):
-        return folder
-    arrays, meta = build()
+    folder = _folder(name, digest)
+    if not is_sound(folder):
+        arrays, meta = build()
+        _publish(folder, lambda place: _save(place, arrays, meta))
+    return folder
+
+
+def open_or_write(name: str, digest: str, write: Callable[[Path], dict[str, Any]]) -> Path:
+    """As `open_or_build` for what is too large for memory: `write` fills a folder with `growing` arrays.
+
+    It returns what is to be noted of them.
+    """
+    folder = _folder(name, digest)
+    if not is_sound(folder):
+        _publish(folder, write)
+    return folder
+
+
+@contextmanager
+def growing(path: Path, dtype: np.dtype) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield an `append` for a one-dimensional array on disk (.npy), whose length is written at the end."""
+    with open(path, "wb") as file:
+        length = 0
+
+        def append(values: np.ndarray) -> None:
+            nonlocal length
+            file.write(values.astype(dtype, copy=False).tobytes())
+            length += len(values)
+
+        start = _write_header(file, dtype, 0)
+        yield append
+        file.seek(0)
+        if _write_header(file, dtype, length) != start:
+            raise AssertionError("numpy leaves room for the final length in the header of an array")
+
+
+def _write_header(file: BinaryIO, dtype: np.dtype, length: int) -> int:
+    description = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_1_0(file, {"descr": description, "fortran_order": False, "shape": (length,)})
+    return file.tell()
+
+
+def _folder(name: str, digest: str) -> Path:
+    return cache_root() / "datasets" / f"{name}-{digest[:20]}"
+
+
+def _save(place: Path, arrays: Arrays, meta: dict[str, Any]) -> dict[str, Any]:
+    for key, array in arrays.items():
+        with open(place / f"{key}.npy", "wb") as file:
+            np.save(file, array)
+    return meta
+
+
+def _publish(folder: Path, write: Callable[[Path], dict[str, Any]]) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _publish(folder, arrays, meta)
+        _write_beside(folder, write)
     except OSError as error:
         raise RunError(
             f"The token cache {folder.parent} cannot be written ({error.strerror}): "
             "free some space or set RTX_LAB_CACHE to another folder."
         ) from None
-    return folder
 
 
-def _publish(folder: Path, arrays: Arrays, meta: dict[str, Any]) -> None:
+def _write_beside(folder: Path, write: Callable[[Path], dict[str, Any]]) -> None:
+    """Write a folder under another name, flush it, note the digest of each file and rename it into place."""
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        for key, array in arrays.items():
-            with open(temporary / f"{key}.npy", "wb") as file:
-                np.save(file, array)
-                file.flush()
+        meta = write(temporary)
+        for path in temporary.glob("*.npy"):
+            with open(path, "rb") as file:
                 os.fsync(file.fileno())
         checks = {path.name: file_digest(path) for path in sorted(temporary.glob("*.npy"))}
         (temporary / META).write_text(json.dumps({**meta, "files": checks}), encoding="utf-8")

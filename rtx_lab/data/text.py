@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -95,6 +95,9 @@ class TextDataset:
     `max_source_length` and `max_target_length` are in tokens, the end of the target included; `vocab_size` is what a
     model has to know. Raises UsageError if the tokenizer has more entries than that.
     """
+
+    holds: ClassVar[str] = "questions with answers"
+    example: ClassVar[str] = "reasoning (or gsm8k, ...)"
 
     name: str
     tokenizer: Tokenizer

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rtx_lab.core.errors import RunError
-from rtx_lab.data import words
+from rtx_lab.data import story_words, words
 
 SHIPPED = "words"
+SHIPPED_FOLDERS = {SHIPPED: words.ASSET, "stories": story_words.ASSET}
+STAND_IN = "no words"
+"""The name of a tokenizer that knows special tokens only: for what needs a dataset's lengths but none of its text."""
 FILES = ("tokenizer.json", "tokenizer_config.json")
 LOCAL_FOLDERS = {
     "google-t5/t5-small": "t5",
@@ -24,8 +28,16 @@ LOCAL_FOLDERS = {
     "t5-large": "t5",
 }
 """Hub ids whose folder under RTX_LAB_TOKENIZERS is not called like the last part of the id (all T5 sizes share one)."""
-REVISIONS = {"google-t5/t5-base": "a9723ea7f1b39c1eae772870f3b547bf6ef7e6c1"}
+ROLES = ("pad", "bos", "cls", "eos", "sep", "mask")
+BERT = "google-bert/bert-base-uncased"
+BERT_ENTRIES = 30522
+REVISIONS = {
+    "google-t5/t5-base": "a9723ea7f1b39c1eae772870f3b547bf6ef7e6c1",
+    BERT: "86b5e0934494bd15c9632b12f734a8a67f723594",
+}
 """Pinned commits, as several public projects pin them; other ids follow their main branch."""
+BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+"""Also what is looked for where a tokenizer_config.json names no token for a role, as BERT's own does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +45,8 @@ class Tokenizer:
     """A tokenizer without opinions: `encode` adds no special ids.
 
     `vocab_size` is one more than the largest id that plain text or the special ids below can produce: 32000 for T5,
-    whose 100 sentinels never occur in text.
+    whose 100 sentinels never occur in text. `mask_id` is None where there is no mask token. Of BERT's special tokens
+    [CLS] is the start and [SEP] the end.
     """
 
     name: str
@@ -43,6 +56,13 @@ class Tokenizer:
     eos_id: int
     vocab_size: int
     digest: str
+    mask_id: int | None = None
+
+    def literal(self) -> Tokenizer:
+        """A copy to which `[MASK]` and the like in a text are ordinary characters: for documents, not for prompts."""
+        backend = copy.deepcopy(self.backend)
+        backend.encode_special_tokens = True
+        return replace(self, backend=backend)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without start or end."""
@@ -65,22 +85,27 @@ class Tokenizer:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """Load `words` (shipped), a folder, or a hub id, which `RTX_LAB_TOKENIZERS` may hold as a folder.
+    """Load `words` or `stories` (shipped), a folder, or a hub id, which `RTX_LAB_TOKENIZERS` may hold as a folder.
 
+    A folder that holds vocab.txt alone is read as BERT's uncased WordPiece.
     Raises RunError, with both ways out, when it is neither here nor to be had, or when its files are broken.
     """
+    if name == STAND_IN:
+        return _special_tokens_only()
     folder = _local_folder(name)
     if folder is None:
         return _read(name, *_download(name))
     definition = folder / "tokenizer.json"
     if definition.is_file():
         return _read(name, definition, folder / "tokenizer_config.json")
+    if [path.name for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model")] == ["vocab.txt"]:
+        return _read_wordpiece(name, folder / "vocab.txt")
     return _convert(name, folder)
 
 
 def _local_folder(name: str) -> Path | None:
-    if name == SHIPPED:
-        return words.ASSET
+    if name in SHIPPED_FOLDERS:
+        return SHIPPED_FOLDERS[name]
     if Path(name).is_dir():
         return Path(name)
     root = os.environ.get("RTX_LAB_TOKENIZERS")
@@ -113,6 +138,38 @@ def _read(name: str, definition: Path, config: Path) -> Tokenizer:
     return _finish(name, backend, specials, data)
 
 
+def _read_wordpiece(name: str, vocabulary: Path) -> Tokenizer:
+    """BERT's uncased tokenizer from its list of entries, one a line, as transformers builds it."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    try:
+        data = vocabulary.read_bytes()
+        lines = data.decode("utf-8").split("\n")  # some entries are what splitlines() would take for a line's end
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"The tokenizer {vocabulary} cannot be read ({error}).") from None
+    entries = {line.removesuffix("\r"): index for index, line in enumerate(lines) if line.removesuffix("\r")}
+    missing = [token for token in BERT_SPECIALS.values() if token not in entries]
+    if missing:
+        raise RunError(f"The tokenizer {vocabulary} lacks {', '.join(missing)}: it is no vocabulary of BERT.")
+    backend = Backend(models.WordPiece(vocab=entries, unk_token=BERT_SPECIALS["unk"], max_input_chars_per_word=100))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)  # pyright: ignore[reportAttributeAccessIssue]
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # pyright: ignore[reportAttributeAccessIssue]
+    backend.decoder = decoders.WordPiece(prefix="##")  # pyright: ignore[reportAttributeAccessIssue]
+    backend.add_special_tokens(list(BERT_SPECIALS.values()))
+    return _finish(name, backend, {}, b"uncased WordPiece\n" + data)
+
+
+def _special_tokens_only() -> Tokenizer:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models
+
+    entries = list(BERT_SPECIALS.values())
+    backend = Backend(models.WordLevel({entry: index for index, entry in enumerate(entries)}, unk_token="[UNK]"))
+    backend.add_special_tokens(entries)
+    return _finish(STAND_IN, backend, {}, b"")
+
+
 def _convert(name: str, folder: Path) -> Tokenizer:
     """Read a folder without tokenizer.json (vocab.txt, merges.txt, ...) through transformers."""
     from transformers import AutoTokenizer
@@ -123,12 +180,12 @@ def _convert(name: str, folder: Path) -> Tokenizer:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RunError(f"The tokenizer folder {folder} cannot be read ({reason}).") from None
-    specials = {key: getattr(loaded, key) for key in ("bos_token", "cls_token", "eos_token", "sep_token", "pad_token")}
+    specials = {f"{role}_token": getattr(loaded, f"{role}_token") for role in ROLES}
     return _finish(name, backend, specials, backend.to_str().encode("utf-8"))
 
 
 def _finish(name: str, backend: Any, specials: dict[str, Any], data: bytes) -> Tokenizer:
-    ids = {key: _special_id(backend, specials.get(f"{key}_token")) for key in ("pad", "bos", "cls", "eos", "sep")}
+    ids = {role: _special_id(backend, specials.get(f"{role}_token") or BERT_SPECIALS.get(role)) for role in ROLES}
     end = ids["eos"] if ids["eos"] is not None else ids["sep"]
     pad = ids["pad"] if ids["pad"] is not None else end
     if pad is None or end is None:
@@ -139,8 +196,9 @@ def _finish(name: str, backend: Any, specials: dict[str, Any], data: bytes) -> T
     backend.no_padding()
     added = backend.get_added_tokens_decoder()
     plain = (index for index in backend.get_vocab().values() if index not in added or not added[index].special)
+    known = [index for index in (pad, start, end, ids["mask"]) if index is not None]
     digest = hashlib.sha256(data + f"{pad} {start} {end}".encode()).hexdigest()
-    return Tokenizer(name, backend, pad, start, end, 1 + max(*plain, pad, start, end), digest)
+    return Tokenizer(name, backend, pad, start, end, 1 + max(*plain, *known), digest, ids["mask"])
 
 
 def _special_id(backend: Any, token: Any) -> int | None:

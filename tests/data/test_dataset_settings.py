@@ -1,31 +1,42 @@
 import inspect
+import typing
 from pathlib import Path
 
 import pytest
 import yaml
 
-from rtx_lab.data import corpora, generated
+from rtx_lab.data import corpora, generated, plain_text, stories, wikitext
+from rtx_lab.data.segments import SegmentDataset
 
 FOLDER = Path(__file__).parents[2] / "conf" / "dataset"
 NAMES = ["arithmetic", "commonsenseqa", "gsm8k", "logiqa", "reasoning", "sst2", "strategyqa"]
+TEXTS = ["stories", "text", "wikitext2", "wikitext103"]
+HOMES = {module.__name__: module for module in (corpora, generated, plain_text, stories, wikitext)}
 
 
 def test_there_is_a_file_per_data_set():
-    assert {path.stem for path in FOLDER.glob("*.yaml")} >= set(NAMES)
+    assert {path.stem for path in FOLDER.glob("*.yaml")} >= {*NAMES, *TEXTS}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + TEXTS)
 def test_every_key_is_a_parameter_and_states_its_default(name):
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     values = yaml.safe_load(text)
     module, _, function = values.pop("_target_").rpartition(".")
-    home = {"rtx_lab.data.generated": generated, "rtx_lab.data.corpora": corpora}[module]
+    home = HOMES[module]
     assert values.pop("_partial_") is True
     assert function == name
     parameters = inspect.signature(getattr(home, function)).parameters
     assert set(values) == set(parameters)
     stated = {key: values[key] for key, one in parameters.items() if one.default is not inspect.Parameter.empty}
-    assert stated == {key: parameters[key].default for key in stated}
+    defaults = {key: parameters[key].default for key in stated}
+    assert stated == {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
     assert len(text.splitlines()) <= 25
     assert text.startswith("# ")
     assert f"python train.py dataset={name}" in text.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_text_says_that_it_is_one(name):
+    home = HOMES[yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["_target_"].rpartition(".")[0]]
+    assert typing.get_type_hints(getattr(home, name))["return"] is SegmentDataset

@@ -15,7 +15,7 @@ def lines(rows):
 
 def refused(path):
     with pytest.raises(RunError) as caught:
-        read_rows(path)
+        list(read_rows(path))
     message = str(caught.value)
     assert "\n" not in message
     assert str(path) in message
@@ -39,7 +39,7 @@ def test_plain_gzip_csv_and_parquet_hold_the_same_rows(tmp_path):
 def test_byte_order_mark_carriage_returns_and_blank_lines_are_harmless(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + lines(GOOD).replace(b"\n", b"\r\n\r\n"))
-    rows = read_rows(path)
+    rows = list(read_rows(path))
     assert [row.fields for row in rows] == GOOD
     assert [row.where for row in rows] == [f"{path}:1", f"{path}:3"]
 

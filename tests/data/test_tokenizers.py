@@ -1,12 +1,13 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 
 from rtx_lab.core.errors import RunError
-from rtx_lab.data import words
-from rtx_lab.data.tokenizers import load_tokenizer
+from rtx_lab.data import story_words, words
+from rtx_lab.data.tokenizers import STAND_IN, load_tokenizer
 
 needs_t5 = pytest.mark.skipif(not os.environ.get("RTX_LAB_TOKENIZERS"), reason="RTX_LAB_TOKENIZERS is not set")
 
@@ -69,6 +70,74 @@ def test_a_local_folder_without_tokenizer_json():
     tokenizer = load_tokenizer("qwen2")
     assert (tokenizer.pad_id, tokenizer.eos_id) == (151643, 151645)
     assert tokenizer.decode(tokenizer.encode("hello world")) == "hello world"
+
+
+def test_what_knows_no_mask_says_so():
+    assert load_tokenizer("words").mask_id is None
+    assert load_tokenizer("stories").mask_id == 4
+
+
+def test_the_stand_in_knows_special_tokens_only():
+    tokenizer = load_tokenizer(STAND_IN)
+    ids = (tokenizer.pad_id, tokenizer.start_id, tokenizer.eos_id, tokenizer.mask_id)
+    assert ids == (0, 2, 3, 4)
+    assert tokenizer.vocab_size == 5
+    assert tokenizer.encode("anything") == [1]
+
+
+@needs_t5
+@pytest.mark.parametrize("name", ["google-bert/bert-base-uncased", "bert-base-uncased"])
+def test_bert_from_its_vocabulary_alone(name):
+    tokenizer = load_tokenizer(name)
+    assert (tokenizer.pad_id, tokenizer.start_id, tokenizer.eos_id, tokenizer.mask_id) == (0, 101, 102, 103)
+    assert tokenizer.vocab_size == 30522
+    assert tokenizer.encode("The Fox's r\u00e9sum\u00e9, unheardofness!") == [
+        1996, 4419, 1005, 1055, 13746, 1010, 4895, 26362, 11253, 2791, 999,
+    ]  # fmt: skip
+    assert tokenizer.encode("the [MASK] fox") == [1996, 103, 4419]
+    assert tokenizer.literal().encode("the [MASK] fox") == [1996, 1031, 7308, 1033, 4419]
+    assert tokenizer.encode("[MASK]") == [103]  # the copy left the original as it was
+    assert tokenizer.decode([101, *tokenizer.encode("unheardofness"), 102]) == "unheardofness"
+
+
+@needs_t5
+def test_bert_is_what_transformers_makes_of_it(tmp_path):
+    from transformers import AutoTokenizer
+
+    own = load_tokenizer("bert-base-uncased")
+    vocabulary = Path(os.environ["RTX_LAB_TOKENIZERS"]) / "bert-base-uncased" / "vocab.txt"
+    (tmp_path / "vocab.txt").write_bytes(vocabulary.read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    texts = [
+        "Homarus gammarus , known as the European lobster ( 24 in ) weighs up to 5 \u2013 6 kg @-@ often",
+        "\u00dcn\u00efc\u00f6d\u00e9 Stra\u00dfe \u6771\u4eac\ud55c\uad6d \u2028 don't \x00\x07\ttabs [MASK]",
+        "\U0001f600 " + "a" * 300,
+        "",
+    ]
+    for text in texts:
+        assert own.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
+        assert own.decode(own.encode(text)) == theirs.decode(theirs(text)["input_ids"], skip_special_tokens=True)
+
+
+def test_bert_of_the_hub_names_no_tokens_in_its_config(tmp_path):
+    backend = story_words.build()
+    (tmp_path / "tokenizer.json").write_text(backend.to_str(), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}), encoding="utf-8")
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert (tokenizer.pad_id, tokenizer.start_id, tokenizer.eos_id, tokenizer.mask_id) == (0, 2, 3, 4)
+
+
+@pytest.mark.parametrize("content", [b"[PAD]\n[UNK]\n[CLS]\n[SEP]\nfox", b"", b"\xff\xfe"])
+def test_a_list_of_entries_that_is_not_bert_is_one_sentence(tmp_path, content):
+    (tmp_path / "vocab.txt").write_bytes(content)
+    with pytest.raises(RunError, match=r"vocab.txt (lacks .*\[MASK\]|cannot be read)") as caught:
+        load_tokenizer(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_digest_of_the_shipped_words_stays_what_it_was():
+    assert load_tokenizer("words").digest[:16] == "1e81a241a33c40da"  # caches and finished runs are named by it
 
 
 def test_a_missing_tokenizer_is_one_sentence_with_both_ways_out(monkeypatch, tmp_path):
