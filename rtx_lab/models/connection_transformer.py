@@ -38,6 +38,7 @@ class ConnectionTransformer(nn.Module, PyTorchModelHubMixin, library_name="rtx_l
     supervised readouts, source, target and output share one token table.
     """
 
+    task = "rtx_lab.tasks.answer.AnswerTask"
     _gradient_checkpointing = False
 
     def __init__(

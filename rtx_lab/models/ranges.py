@@ -35,6 +35,13 @@ def positive_number(key: str, value: object) -> list[str]:
     return [f"model.{key} must be a positive finite number, got {value!r}"]
 
 
+def share(key: str, value: object) -> list[str]:
+    """Return what is wrong with a number in (0, 1], if anything."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+        return []
+    return [f"model.{key} must be above 0 and at most 1, got {value!r}"]
+
+
 def one_of(key: str, value: object, options: tuple[str, ...]) -> list[str]:
     """Return what is wrong with a choice, if anything."""
     if value in options:
@@ -56,6 +63,23 @@ def divides(key: str, value: object, whole_key: str, whole: object) -> list[str]
     if isinstance(value, int) and isinstance(whole, int) and value > 0 and whole % value:
         return [f"model.{key} must divide model.{whole_key} = {whole}, got {value}"]
     return []
+
+
+def boolean(key: str, value: object) -> list[str]:
+    """Return what is wrong with a switch, if anything."""
+    return [] if isinstance(value, bool) else [f"model.{key} must be true or false, got {value!r}"]
+
+
+def block(d_model: object, n_heads: object, d_ff: object) -> list[str]:
+    """Return what is wrong with the sizes of a transformer block; rotary and sinusoidal positions need even widths."""
+    problems: list[str] = []
+    for key, value in (("d_model", d_model), ("n_heads", n_heads), ("d_ff", d_ff)):
+        problems += positive_integer(key, value)
+    problems += divides("n_heads", n_heads, "d_model", d_model)
+    if not problems and isinstance(d_model, int) and isinstance(n_heads, int) and d_model // n_heads % 2:
+        width = d_model // n_heads
+        problems.append(f"model.d_model / model.n_heads must be even, since positions turn pairs, got {width}")
+    return problems
 
 
 def refuse(problems: list[str]) -> None:

@@ -47,6 +47,7 @@ class TransformerBaseline(nn.Module, PyTorchModelHubMixin, library_name="rtx_lab
     `max_steps` is 0: this model takes no reasoning steps. Raises UsageError as the other model does.
     """
 
+    task = "rtx_lab.tasks.answer.AnswerTask"
     max_steps = 0
 
     def __init__(

@@ -9,15 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rtx_lab.nn.hashing import GOLDEN, scramble, to_uniform
+
 _MASK_31 = (1 << 31) - 1
-
-
-def _signed(value: int) -> int:
-    """The int64 with the bits of an unsigned 64-bit constant."""
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-_GOLDEN, _MIX_1, _MIX_2 = map(_signed, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 @torch.library.custom_op("rtx_lab::step_seed", mutates_args=())
@@ -37,18 +31,6 @@ def _(like: Tensor) -> Tensor:
 def sample_uniform(tokens_BS: Tensor, mask_BS: Tensor) -> Tensor:
     """Return (B,) float32 in [0, 1), a hash of each sample's real tokens and of the step's seed (splitmix64)."""
     position = torch.arange(1, tokens_BS.shape[1] + 1, device=tokens_BS.device)
-    words = _scramble(tokens_BS + position * _GOLDEN)
-    digest = (words * mask_BS).sum(1) + (step_seed(tokens_BS) + 1) * _GOLDEN
-    # 24 bits are what a float32 below 1 can hold.
-    return (_shift(_scramble(digest), 40)).float() / (1 << 24)
-
-
-def _scramble(word: Tensor) -> Tensor:
-    word = (word ^ _shift(word, 30)) * _MIX_1
-    word = (word ^ _shift(word, 27)) * _MIX_2
-    return word ^ _shift(word, 31)
-
-
-def _shift(word: Tensor, bits: int) -> Tensor:
-    """Shift right without copying the sign."""
-    return (word >> bits) & ((1 << (64 - bits)) - 1)
+    words = scramble(tokens_BS + position * GOLDEN)
+    digest = (words * mask_BS).sum(1) + (step_seed(tokens_BS) + 1) * GOLDEN
+    return to_uniform(scramble(digest))

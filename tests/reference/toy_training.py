@@ -88,7 +88,7 @@ class ToyTask:
             "padded_tokens": torch.full((), batch["labels"].numel()),
         }
 
-    def example_batch(self, micro_batch):
+    def example_batch(self, model, micro_batch):
         ids = torch.empty((micro_batch, LENGTH), dtype=torch.int64)
         return {"source": ids, "labels": ids.clone(), "factor": torch.empty(micro_batch)}
 
