@@ -1,1 +1,1 @@
-"""How an answer is produced: free generation (greedy, beam) and ranking of options by likelihood."""
+"""How an answer is produced: free generation, ranking of options by likelihood, filling in masked tokens."""
