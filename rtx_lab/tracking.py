@@ -2,6 +2,8 @@
 
 A key of metrics.jsonl is the TensorBoard tag and the wandb key, letter for letter. wandb also gets four older names,
 so that existing dashboards go on working: train_loss, learning_rate, memory_used and reasoning_steps (`SEED_KEYS`).
+TensorBoard gets, for denoisers, train/total_loss, train/recon_loss, train/gate_loss, train/lr, and val/* for
+validation/*.
 
 Tracking never stops or delays training: wandb lives in a thread of its own behind a bounded queue, and the first error
 of a sink turns that sink off with one line of warning. metrics.jsonl stays the record that counts.
@@ -26,6 +28,12 @@ SEED_KEYS = {
     "learning_rate": ("lr",),
     "memory_used": ("memory_gb",),
     "reasoning_steps": ("reasoning_steps", "avg_reasoning_steps", "validation/avg_reasoning_steps"),
+}
+DENOISER_TAGS = {
+    "total_loss": "train/total_loss",
+    "recon_loss": "train/recon_loss",
+    "gate_loss": "train/gate_loss",
+    "lr": "train/lr",
 }
 QUEUE_SIZE = 1000
 INIT_TIMEOUT_S = 30.0
@@ -111,7 +119,7 @@ class TensorBoardSink:
 
     def write(self, scalars: Mapping[str, float], step: int) -> None:
         writer = self._writer or self._open()
-        for key, value in scalars.items():
+        for key, value in with_denoiser_tags(scalars).items():
             writer.add_scalar(key, value, step)
 
     def _open(self) -> Any:
@@ -229,6 +237,20 @@ def with_seed_keys(scalars: Mapping[str, float]) -> dict[str, float]:
         value = next((scalars[key] for key in keys if key in scalars), None)
         if value is not None:
             found[name] = value
+    return found
+
+
+def with_denoiser_tags(scalars: Mapping[str, float]) -> dict[str, float]:
+    """Return the scalars with the older TensorBoard tags of denoisers beside ours, where they are a denoiser's."""
+    found = dict(scalars)
+    if "recon_loss" in scalars:
+        found |= {tag: scalars[key] for key, tag in DENOISER_TAGS.items() if key in scalars}
+    if any(key.startswith("validation/mask/") for key in scalars):
+        found |= {
+            key.replace("validation/", "val/", 1): value
+            for key, value in scalars.items()
+            if key.startswith("validation/")
+        }
     return found
 
 

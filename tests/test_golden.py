@@ -1,7 +1,7 @@
 """Golden runs: the first ten losses of the real data, model, task and loop, in float64 on a CPU, kept as text.
 
 A change of one of these numbers is a change of the experiment: it has to be meant, and explained in the commit.
-Write them anew with `python tests/test_golden.py`.
+Write them anew with `python tests/test_golden.py [NAME ...]`.
 """
 
 import os
@@ -17,9 +17,12 @@ ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = (
     *("hardware=cpu", "hardware.num_threads=1", "budget.global_batch=16", "budget.micro_batch=8", "optim.lr=3e-3"),
-    *("dataset.num_train=256", "dataset.num_validation=16", "dataset.num_test=16"),
-    *("model.d_model=16", "model.num_slots=8", "model.bilinear_rank=4", "model.num_heads=2", "model.dropout=0"),
+    *("dataset.num_train=256", "dataset.num_validation=16", "dataset.num_test=16", "model.d_model=16"),
+    *("model.dropout=0", "budget.log_every=1"),
 )
+SLOTS = ("model.num_slots=8", "model.bilinear_rank=4", "model.num_heads=2")
+BLOCKS = ("dataset=stories", "model.n_heads=2", "model.d_ff=32", "model.n_encoder_layers=2")
+GATE = ("model.gate_hidden_dim=8",)
 RUNS = {
     "main": ("phase=main", "budget.steps=10"),
     "main_arithmetic": ("phase=main", "budget.steps=10", "dataset=arithmetic"),
@@ -34,6 +37,20 @@ RUNS = {
         phase: (f"phase={phase}", "budget.steps=10")
         for phase in ("baselines", "nd_ratio", "rank", "dynamic", "final", "optuna_search")
     },
+    **{
+        phase: (f"phase={phase}", "budget.steps=10", *BLOCKS, *GATE)
+        for phase in ("rdt_sanity", "rdt_scale", "rdt_search", "rdt_compare", "rdt_inference")
+    },
+    "rdt_compare_commit": ("phase=rdt_compare", "budget.steps=10", "model.commit=true", *BLOCKS, *GATE),
+    "rdt_compare_revealed": (
+        *("phase=rdt_compare", "budget.steps=10", "model.supervision=newly_revealed", "model.reinject=false"),
+        *("model.gate_target=entropy", "model.masking=random", *BLOCKS, *GATE),
+    ),
+    "rdt_compare_seed": ("phase=rdt_compare", "budget.steps=10", "model=rdt_seed_small", *BLOCKS, *GATE),
+    **{
+        f"rdt_compare_{model}": ("phase=rdt_compare", "budget.steps=10", f"model={model}_tiny", *BLOCKS)
+        for model in ("mlm", "cmlm", "mdlm")
+    },
 }
 
 
@@ -46,8 +63,9 @@ def losses(overrides: tuple[str, ...]) -> list[float]:
     from rtx_lab.run import build
     from rtx_lab.sweep.door import COMPOSE_KEYWORDS
 
+    sizes = () if "dataset=stories" in overrides else SLOTS
     with initialize_config_dir(config_dir=str(ROOT / "conf"), **COMPOSE_KEYWORDS):
-        config = compose("config", overrides=[*SMALL, *overrides, "budget.log_every=1"], return_hydra_config=True)
+        config = compose("config", overrides=[*SMALL, *sizes, *overrides], return_hydra_config=True)
     torch.set_default_dtype(torch.float64)  # weights drawn in float32 would differ in their last bits between CPUs
     try:
         parts = build(settle(config).run)
@@ -94,7 +112,8 @@ def write_anew() -> None:
     GOLDEN.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["RTX_LAB_CACHE"] = cache
-        for name, overrides in RUNS.items():
+        for name in sys.argv[1:] or RUNS:
+            overrides = RUNS[name]
             rows = [f"{step} {loss!r}\n" for step, loss in enumerate(losses(overrides), start=1)]
             (GOLDEN / f"{name}.txt").write_text("".join(rows))
             print(name, rows[-1].strip())

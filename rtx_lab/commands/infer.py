@@ -4,8 +4,10 @@
     python -m rtx_lab infer RUN --interactive
     python -m rtx_lab infer RUN --file questions.txt --out answers.jsonl
 
+    python -m rtx_lab infer RUN --text "the [MASK] fox" --max-steps 30 --threshold 0.05
+
 With options the likeliest one is chosen, without them the answer is written freely. A line may bring options of its
-own: text || first | second.
+own: text || first | second. A run of a denoiser (rdt, mlm, cmlm, mdlm) fills in each [MASK] instead.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtx_lab.commands import fill
 from rtx_lab.commands.places import find_run
 from rtx_lab.commands.questions import Question, prepare, split_options
 from rtx_lab.core.errors import UsageError
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from rtx_lab.reopen import LoadedRun
 
 LEAVE = ("quit", "exit")
+QUESTION_HELP = "a question, or: question || first | second"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--file", type=Path, help="a text file, one question a line")
     parser.add_argument("--options", help="answers to choose from, as 'a|b|c'")
     parser.add_argument("--out", type=Path, help="with --file: JSON lines to write")
+    parser.add_argument("--max-steps", "--max_steps", type=int, help="denoisers: most steps (as trained: 20)")
+    parser.add_argument("--threshold", type=float, help="denoisers: noise left at which a text is done (.05)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -58,8 +64,14 @@ def main(args: argparse.Namespace) -> int:
     from rtx_lab.reopen import load_run
 
     loaded = load_run(find_run(args.run).path)
+    if fill.is_denoiser(loaded):
+        return _fill_in(loaded, args, lines)
+    if args.max_steps is not None or args.threshold is not None:
+        raise UsageError(
+            "--max-steps and --threshold are for denoisers, and this run answers questions: leave them out"
+        )
     if args.interactive:
-        return converse(loaded, options)
+        return converse(lambda line: _show(ask(loaded, line, options)), QUESTION_HELP)
     if args.file:
         return _answer_file(loaded, lines, options, args.out)
     _show(ask(loaded, args.text, options))
@@ -132,18 +144,31 @@ def _show(answered: tuple[Question, Answer]) -> None:
     print(f"Steps: {found.steps}/{found.max_steps}" if found.max_steps else "Steps: none (this model does not iterate)")
 
 
-def converse(loaded: LoadedRun, options: Sequence[str] = ()) -> int:
-    """Ask and answer until quit, exit, Ctrl-D or Ctrl-C; a line that cannot be answered is explained."""
+def _fill_in(loaded: LoadedRun, args: argparse.Namespace, lines: Sequence[tuple[int, str]]) -> int:
+    """Fill in the masks of what was given, in whichever of the three ways."""
+    if args.options is not None:
+        raise UsageError("--options is for runs that answer questions, and this one fills in [MASK]s: leave it out")
+    fill.set_ways(loaded, args.max_steps, args.threshold)
+    if args.file:
+        return fill.fill_lines(loaded, lines, args.out)
+    if args.interactive:
+        return converse(lambda line: fill.show_steps(loaded, fill.fill_one(loaded, line)), fill.HELP)
+    fill.show(fill.fill_one(loaded, args.text))
+    return 0
+
+
+def converse(respond: Callable[[str], None], hint: str) -> int:
+    """Respond to typed lines until quit, exit, Ctrl-D or Ctrl-C; a line that cannot be answered is explained."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (its import gives input() a history and line editing)
-    print("a question, or: question || first | second    (quit, exit or Ctrl-D leaves)")
+    print(f"{hint}    (quit, exit or Ctrl-D leaves)")
     while True:
         try:
             line = input("> ").strip()
             if line.lower() in LEAVE:
                 return 0
             if line:
-                _show(ask(loaded, line, options))
+                respond(line)
         except UsageError as error:
             print(f"error: {error}")
         except (EOFError, KeyboardInterrupt):

@@ -68,7 +68,7 @@ def prepare(line: str, *, dataset: str, tokenizer: Encoder, max_seq_len: int, op
     if not text:
         raise UsageError("the text is empty: write a question")
     source = _source(text, form, chosen)
-    _refuse_unknown([source, *chosen], tokenizer)
+    refuse_unknown([source, *chosen], tokenizer)
     source_ids = tokenizer.encode(source)
     option_ids = [tokenizer.encode(option) for option in chosen]
     longest = max(map(len, option_ids), default=0) + 1  # the start token
@@ -86,7 +86,8 @@ def _source(text: str, form: Form, options: Sequence[str]) -> str:
     return source if source.endswith(form.tail) else source + form.tail
 
 
-def _refuse_unknown(texts: Sequence[str], tokenizer: Encoder) -> None:
+def refuse_unknown(texts: Sequence[str], tokenizer: Encoder) -> None:
+    """Raise UsageError, naming them, for words that the tokenizer can only read as unknown."""
     unknown = _unknown_id(tokenizer)
     if unknown is None:
         return

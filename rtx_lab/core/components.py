@@ -40,6 +40,28 @@ def locate(target: str) -> Callable[..., Any]:
     return found
 
 
+def task_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the node of the task that a model's target is made for: its class attribute `task`."""
+    try:
+        target = getattr(locate(str(model.get("_target_"))), "task", "")
+    except UsageError:  # the model's own check says what is wrong with it
+        target = ""
+    return {"_target_": target, "_partial_": True} if target else {}
+
+
+def pairing_problems(task: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[str]:
+    """Hold what a task says it needs (the annotation of its `dataset`) against what a dataset's target returns."""
+    needed = _describe(locate(str(task["_target_"])))[1].get("dataset")
+    given = _describe(locate(str(dataset["_target_"])))[1].get("return")
+    if not inspect.isclass(needed) or not inspect.isclass(given) or issubclass(given, needed):
+        return []
+    name = str(dataset["_target_"]).rpartition(".")[2]
+    return [
+        f"dataset={name} holds {getattr(given, 'holds', 'other data')}, and this model learns from "
+        f"{getattr(needed, 'holds', 'others')}: choose dataset={getattr(needed, 'example', '...')}, or another model"
+    ]
+
+
 def check_component(section: str, node: Mapping[str, Any]) -> list[str]:
     """Hold a node's keys and values against its target's signature; return what is wrong."""
     if "_target_" not in node:

@@ -124,7 +124,7 @@ def fit_micro_batch(model: nn.Module, task: Task, device: Device, per_step: int,
 
 
 def _one_step(model: nn.Module, task: Task, device: Device, size: int) -> None:
-    batch = device.move(filled(task.example_batch(size)))
+    batch = device.move(filled(task.example_batch(model, size)))
     with device.autocast:
         loss, _ = task.loss(model, batch)
     loss.backward()

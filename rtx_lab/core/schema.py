@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rtx_lab.core.components import check_component
+from rtx_lab.core.components import check_component, pairing_problems, task_of
 from rtx_lab.core.errors import UsageError
 from rtx_lab.core.rundir import parent_identity, readable, signature
 from rtx_lab.core.sections import Budget, Generation, Hardware, Tracking
@@ -85,7 +85,8 @@ def settle(
     _fill_components(plain)
     sections = {name: _section(name, kind, plain, problems) for name, kind in _SECTIONS.items()}
     wrong = [problem for name in COMPONENTS for problem in check_component(name, plain.get(name) or {})]
-    problems += wrong or [*_vocabulary_problems(plain), *range_problems(plain)]
+    problems += wrong or [*_vocabulary_problems(plain), *pairing_problems(plain["task"], plain["dataset"])]
+    problems += [] if wrong else range_problems(plain)
     scalars = _section("", RunConfig, {"": {k: v for k, v in plain.items() if k in _SCALARS}}, problems)
     if scalars is not None and not 0 <= scalars.seed < 2**63:
         problems.append(f"seed must be 0 to {2**63 - 1}, got {scalars.seed}")
@@ -166,13 +167,15 @@ def _convert(kind: type, key: str, value: Any) -> tuple[Any, str]:
 
 
 def _fill_components(plain: dict[str, Any]) -> None:
-    """The vocabulary follows the dataset; the learning rate follows the width below the seed's own."""
+    """The task follows the model, the vocabulary the dataset, the learning rate the width below the seed's own."""
     model, dataset, optim = (dict(plain.get(name) or {}) for name in ("model", "dataset", "optim"))
     if model.get("vocab_size", 0) is None:
         model["vocab_size"] = dataset.get("vocab_size")
     if optim.get("lr", 0) is None:
         optim["lr"] = SEED_LR * max(1.0, (SEED_WIDTH / _width(model)) ** 2)
     plain.update(model=model, dataset=dataset, optim=optim)
+    if not plain.get("task"):
+        plain["task"] = task_of(model)
 
 
 def _vocabulary_problems(plain: dict[str, Any]) -> list[str]:

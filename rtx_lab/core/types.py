@@ -78,7 +78,7 @@ class Task(Protocol):
         """What of the weights is worth drawing: JSON values, each kept as `<name>.json` in the run directory."""
         ...
 
-    def example_batch(self, micro_batch: int) -> Batch:
+    def example_batch(self, model: nn.Module, micro_batch: int) -> Batch:
         """The largest batch of `micro_batch` samples that training can meet, for pricing and probing."""
         ...
 
@@ -87,6 +87,10 @@ class Task(Protocol):
 
         Must trace on fake tensors; nothing is judged and no data is opened.
         """
+        ...
+
+    def num_scored(self, split: str) -> int:
+        """How many records `score` gives for a whole held-out split, told without opening data."""
         ...
 
     def describe(self, step: int) -> list[str]:

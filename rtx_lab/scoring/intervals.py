@@ -60,3 +60,48 @@ def describe(values: Sequence[float]) -> dict[str, float | int]:
         "median": float(median(values)),
         "max": float(max(values)),
     }
+
+
+def ratio_interval(
+    values: Sequence[float], counts: Sequence[float], confidence: float = 0.95
+) -> tuple[float, float] | None:
+    """Return an interval of sum(values) / sum(counts) over groups that stay together, or None for fewer than two.
+
+    The groups (texts) are the draws, not what is counted in them (tokens): linearised ratio with Student's t, as in
+    survey sampling (Cochran, Sampling Techniques, 1977, chapter 6).
+    """
+    n, total = len(values), sum(counts)
+    if n < 2 or not total:
+        return None
+    from scipy.special import stdtrit
+
+    ratio = math.fsum(values) / total
+    rest = math.fsum((value - ratio * count) ** 2 for value, count in zip(values, counts, strict=True))
+    error = math.sqrt(rest / (n - 1) / n) / (total / n)
+    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * error
+    return ratio - half, ratio + half
+
+
+def partial_spearman(
+    left: Sequence[float], right: Sequence[float], groups: Sequence[float]
+) -> tuple[float, float] | None:
+    """Return the rank correlation within groups and its two-sided p, or None where undefined.
+
+    Ranks are taken within each group and centred there, so that nothing that differs between groups counts; the
+    degrees of freedom lose one per group.
+    """
+    import numpy as np
+    from scipy.stats import rankdata, t
+
+    x, y, group = (np.asarray(column, float) for column in (left, right, groups))
+    a, b = np.zeros(len(x)), np.zeros(len(x))
+    for value in np.unique(group):
+        own = group == value
+        a[own], b[own] = (rankdata(column[own]) - (own.sum() + 1) / 2 for column in (x, y))
+    free = len(x) - len(np.unique(group)) - 1
+    spread = math.sqrt(float(a @ a) * float(b @ b))
+    if free < 1 or not spread:
+        return None
+    rho = max(-1.0, min(1.0, float(a @ b) / spread))
+    score = abs(rho) * math.sqrt(free / max(1e-300, 1 - rho * rho))
+    return rho, float(2 * t.sf(score, free))

@@ -163,8 +163,9 @@ class AnswerTask:
         strength = model.connection_strength()
         return {} if strength is None else {"connections": slots.strength_map(strength)}
 
-    def example_batch(self, micro_batch: int) -> Batch:
+    def example_batch(self, model: Any, micro_batch: int) -> Batch:
         """Empty tensors of the longest source and target that training can meet."""
+        del model  # the lengths are the data's
         longest, target = self.dataset.max_source_length, self.dataset.max_target_length
         return {
             "index": torch.zeros(micro_batch, dtype=torch.int64),
@@ -176,12 +177,16 @@ class AnswerTask:
 
     def rehearse(self, model: Any, num_samples: int) -> None:
         """Rank as many options as a row can have, or decode the longest answer with all beams, at once."""
-        batch = self.example_batch(num_samples)
+        batch = self.example_batch(model, num_samples)
         memory = model.encode(batch["source"], batch["source_mask"])
         per_sample = self.dataset.num_options or self.generation.num_beams
         shape = (num_samples, per_sample, self.dataset.max_target_length)
         tokens = batch["labels"].new_zeros(shape)
         option_log_likelihood(model, memory, tokens, tokens)
+
+    def num_scored(self, split: str) -> int:
+        """Rows of the split."""
+        return self.dataset.num_rows(split)
 
     def describe(self, step: int) -> list[str]:
         """The row ids that make up an optimizer step, over all ranks."""

@@ -214,7 +214,7 @@ def test_costs_count_per_target_token():
 def test_the_example_is_the_largest_batch_and_its_loss_traces_without_data():
     dataset = reasoning(**ROWS)
     task, model = task_of(dataset), model_of(dataset)
-    example = task.example_batch(2)
+    example = task.example_batch(model, 2)
     real = collate_options(dataset.split("train"), range(4))
     assert {name: value.dtype for name, value in example.items()} == {
         name: real[name].dtype for name in ("index", "source", "source_mask", "decoder_input", "labels")
