@@ -33,7 +33,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _NUMBERS = frozenset(
     {
         *("convergence_threshold", "target_steps", "dropout", "readout_weight", "reasoning_cost_weight"),
-        *("ponder_weight", "orthogonal_weight"),
+        *("ponder_weight", "orthogonal_weight", "threshold", "loss_weight_recon", "loss_weight_gate"),
     }
 )
 """Settings of models that change numbers and no shape; whether they are zero may switch a part off."""
