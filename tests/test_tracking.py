@@ -236,3 +236,16 @@ def test_hparams_are_flat_and_plain():
 def test_one_line_of_an_empty_or_long_error():
     assert one_line(ValueError()) == "ValueError"
     assert one_line(ValueError("a\n  b")) == "a b"
+
+
+def test_denoisers_get_the_older_tags_of_tensorboard_beside_ours():
+    from rtx_lab.tracking import with_denoiser_tags
+
+    line = {"loss": 3.0, "total_loss": 3.0, "recon_loss": 2.5, "gate_loss": 0.5, "lr": 1e-3}
+    assert with_denoiser_tags(line) == line | {
+        "train/total_loss": 3.0, "train/recon_loss": 2.5, "train/gate_loss": 0.5, "train/lr": 1e-3,
+    }  # fmt: skip
+    looked = {"validation/loss": 2.0, "validation/mask/50/accuracy": 0.4}
+    assert with_denoiser_tags(looked) == looked | {"val/loss": 2.0, "val/mask/50/accuracy": 0.4}
+    others = {"loss": 1.0, "lr": 1e-3, "validation/accuracy": 0.5}
+    assert with_denoiser_tags(others) == others
