@@ -12,6 +12,7 @@ from rtx_lab.core.errors import UsageError
 from rtx_lab.core.rundir import write_text
 from rtx_lab.report import sections
 from rtx_lab.report.choice import leaf_of
+from rtx_lab.report.denoising import denoising_section
 from rtx_lab.report.document import Document, Figure, Section
 from rtx_lab.report.expectations import Verdict, compare_expected, judge
 from rtx_lab.report.exports import comparisons_csv, results_csv, to_latex
@@ -101,6 +102,7 @@ def compose(study: Study, name: str, figures: Mapping[str, Sequence[Figure]]) ->
     parts: list[Section | None] = [
         sections.jobs_section(study.runs, study.missing, groups),
         sections.results_section(groups, study.leaf, figures),
+        denoising_section(groups, figures),
         sections.comparisons_section(comparisons, sentences),
         sections.expectations_section(study.verdicts) if study.verdicts else None,
         Section(title="By factor", figures=by_factor) if by_factor else None,

@@ -9,6 +9,7 @@ from pathlib import Path
 from rtx_lab.report import style
 from rtx_lab.report.choice import by_dataset, number_groups
 from rtx_lab.report.costs import draw_costs
+from rtx_lab.report.denoising_curves import draw_denoising
 from rtx_lab.report.depths import draw_depths
 from rtx_lab.report.document import Figure
 from rtx_lab.report.effects import draw_effect
@@ -19,6 +20,7 @@ from rtx_lab.report.strengths import draw_strengths
 
 _SUBJECTS: dict[str, Callable[[Sequence[Group], Mapping[int, int], Path, str], list[Figure]]] = {
     "learning": draw_learning,
+    "denoising": draw_denoising,
     "steps": draw_depths,
     "connections": draw_strengths,
     "cost": draw_costs,
@@ -30,14 +32,14 @@ def draw(
 ) -> dict[str, list[Figure]]:
     """Write every figure for which there are numbers as `folder`/figures/<name>.png and .svg; return them by section.
 
-    The sections are learning, factors, steps, connections and cost; one without figures is an empty list. Figures of
-    several datasets are drawn apart. The same runs give the same bytes.
+    The sections are learning, denoising, factors, steps, connections and cost; one without figures is an empty list.
+    Figures of several datasets are drawn apart. The same runs give the same bytes.
     """
     known = {run.path for run in runs}
     present = [group for group in groups if any(run.path in known for run in group.runs)]
     datasets = by_dataset(present)
     with style.drawing():
-        drawn = {name: [] for name in ("learning", "factors", "steps", "connections", "cost")}
+        drawn = {name: [] for name in ("learning", "denoising", "factors", "steps", "connections", "cost")}
         for dataset, members in datasets.items():
             suffix = f"_{_file_part(dataset)}" if len(datasets) > 1 else ""
             numbers = number_groups(members)

@@ -21,6 +21,9 @@ _NOT_COMPARED = frozenset({"dataset", "phase", "init_from", "resume_from"})
 _ALWAYS_SHOWN = _NOT_COMPARED | {"model", "model.d_model", "model.num_slots", "model.bilinear_rank", "model.connection"}
 """Settings that a label names where they vary, though never alone."""
 
+_SHARES = ("accuracy", "exact_match", "bleu")
+"""Metrics that end so lie between 0 and 1."""
+
 FOLLOWS_MODEL = frozenset({"optim.lr", "budget.micro_batch", "budget.gradient_checkpointing"})
 """Settled by rule from the model, so that two models may differ in it and still be compared."""
 
@@ -59,24 +62,29 @@ class Group:
     def interval(self, key: str) -> tuple[float, float] | None:
         """Return the 95 % interval of the mean: over items, over seeds, or the wider of both where both are known.
 
-        Over items: Wilson for an accuracy, the interval in result.json for other metrics of a single run. Over seeds:
-        Student's t, from two seeds on. Neither source of chance hides behind the other.
+        Over items: Wilson for an accuracy of items, else the interval in result.json, for several seeds the mean of
+        theirs, which is never too narrow. Over seeds: Student's t, from two seeds on. Neither source of chance hides
+        behind the other.
         """
         values = self.values(key)
         found = [span for span in (self._over_items(key, values), mean_interval(values)) if span is not None]
         widest = max(found, key=lambda span: span[1] - span[0]) if found else None
-        if widest is not None and key.endswith("accuracy"):  # Student's t knows no bounds
+        if widest is not None and key.endswith(_SHARES):  # Student's t knows no bounds
             return max(0.0, widest[0]), min(1.0, widest[1])
         return widest
 
     def _over_items(self, key: str, values: Sequence[float]) -> tuple[float, float] | None:
         if not values:
             return None
-        if key.endswith("/accuracy"):
+        if key.endswith("/accuracy") and not self._is_of_tokens(key):
             count = self.mean(key.removesuffix("accuracy") + "n")
             return wilson_interval(round(fmean(values) * count), round(count)) if count else None
         low, high = self.values(f"{key}_low"), self.values(f"{key}_high")
-        return (low[0], high[0]) if len(values) == len(low) == len(high) == 1 else None
+        return (fmean(low), fmean(high)) if len(values) == len(low) == len(high) else None
+
+    def _is_of_tokens(self, key: str) -> bool:
+        """An accuracy of hidden tokens: the n texts are the draws, and each holds many tokens."""
+        return bool(self.values(key.removesuffix("accuracy") + "unigram_accuracy"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,16 +35,17 @@ def draw_learning(groups: Sequence[Group], numbers: Mapping[int, int], folder: P
     lines = {id(group): [run.curve() for run in group.runs] for group in groups}
     leaf = leaf_of(groups)
     metric = f"validation/{leaf}"
+    short = f"validation_{leaf}" if leaf == "loss" else leaf  # training loss has that name
     kinds = [
         ("loss", "loss", "training loss (nats per token)"),
-        (metric, leaf, f"validation {quantity(leaf)}"),
+        (metric, short, f"validation {quantity(leaf)}"),
     ]
     figures = []
-    for key, short, label in kinds:
+    for key, name, label in kinds:
         curves = {number: curve for number, runs in lines.items() if (curve := over_seeds(runs, key))}
         shown = [group for group in groups if id(group) in curves]
         if shown:
-            figures.append(_draw(shown, curves, numbers, label, folder, f"learning_{short}{suffix}"))
+            figures.append(_draw(shown, curves, numbers, label, folder, f"learning_{name}{suffix}"))
     return figures
 
 
@@ -75,7 +76,7 @@ def _draw(
         else:
             _line(axes, curves[id(group)], number, names[id(group)])
     heights = [value for curve in curves.values() for _, *three in curve for value in three]
-    if stem.startswith("learning_loss") and heights:
+    if stem.startswith(("learning_loss", "learning_validation_loss")) and heights:
         style.scale_amounts(axes, "y", heights)
     if all(len(curve) == 1 for curve in curves.values()):
         steps = sorted({curve[0][0] for curve in curves.values()})

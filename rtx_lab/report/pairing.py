@@ -1,10 +1,15 @@
-"""Two groups over the same test items: read what every seed answered, refuse what is no pair, compare."""
+"""Two groups over the same test items: read what every seed answered, refuse what is no pair, compare.
+
+Denoisers answer a text once for each share of hidden tokens. These records must be the same on both sides, but they are
+no independent draws: a text with all its records is one item, as in the intervals of `rtx_lab.scoring.denoising`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rtx_lab.report.groups import Group
 from rtx_lab.report.runs import Run, is_number
@@ -18,11 +23,15 @@ _COLUMNS = {"accuracy": "correct", "loss": "nll", "avg_reasoning_steps": "steps"
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """The test items of one run in order of their id: what was asked and what each answer scored."""
+    """The test items of one run in order of their id: what was asked and what each answer scored.
+
+    `texts` names for each record of a denoiser the text that was filled in; it is empty for all other tasks.
+    """
 
     ids: tuple[str, ...]
     gold: tuple[str, ...]
     columns: dict[str, tuple[float, ...]]
+    texts: tuple[str, ...] = ()
 
 
 Answers = dict[str, Items]
@@ -54,17 +63,68 @@ def compare(left: Group, right: Group, leaf: str, answers: Answers) -> Differenc
     problem = _why_not(left, right, sides, column)
     if problem:
         return problem
+    if sides[0][0].texts:
+        return _compare_texts(left, right, sides, column)
     left_scores, right_scores = ([items.columns[column] for items in side] for side in sides)
-    if column == "correct":
+    if column == "correct" and _are_whole(left_scores) and _are_whole(right_scores):
         return compare_correct(left_scores, right_scores)
     if column != "nll":
         return compare_values(left_scores, right_scores)
-    tokens = {items.columns.get("num_tokens") for side in sides for items in side}
-    weight = tokens.pop() if len(tokens) == 1 else None
+    weight = _shared_tokens(sides)
     if weight is None:
-        return f"{left.label} and {right.label} count tokens differently"
+        return _other_tokens(left, right)
     left_rates, right_rates = (_rates(scores, weight) for scores in (left_scores, right_scores))
     return compare_values(left_rates, right_rates, weight)
+
+
+def _compare_texts(left: Group, right: Group, sides: Sequence[Sequence[Items]], column: str) -> Difference | str:
+    """Compare denoisers text by text; `correct` is the share of hidden tokens guessed, no matter of right or wrong."""
+    from rtx_lab.scoring.comparisons import compare_values
+
+    tokens, texts = _shared_tokens(sides), sides[0][0].texts
+    if tokens is None:
+        return _other_tokens(left, right)
+    counts = [_count(column, num_tokens) for num_tokens in tokens]
+    weight = {text: count for text, count in _sum_by_text(texts, counts).items() if count}
+    if len(weight) < 2:
+        return f"{left.label} and {right.label} share fewer than two texts with hidden tokens"
+    parts = counts if column != "nll" else [1.0] * len(counts)  # nll is a sum over the tokens as it stands
+
+    def rates(items: Items) -> list[float]:
+        scores = [score * part for score, part in zip(items.columns[column], parts, strict=True)]
+        sums = _sum_by_text(texts, scores)
+        return [sums[text] / weight[text] for text in weight]
+
+    left_rates, right_rates = ([rates(items) for items in side] for side in sides)
+    return compare_values(left_rates, right_rates, list(weight.values()))
+
+
+def _count(column: str, num_tokens: float) -> float:
+    """What a record of a denoiser weighs in the mean that the metric is."""
+    if column in ("nll", "correct"):
+        return num_tokens
+    return float(num_tokens > 0) if column == "exact_match" else 1.0
+
+
+def _sum_by_text(texts: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for text, value in zip(texts, values, strict=True):
+        sums[text] = sums.get(text, 0.0) + value
+    return sums
+
+
+def _shared_tokens(sides: Sequence[Sequence[Items]]) -> tuple[float, ...] | None:
+    tokens = {items.columns.get("num_tokens") for side in sides for items in side}
+    return tokens.pop() if len(tokens) == 1 else None
+
+
+def _other_tokens(left: Group, right: Group) -> str:
+    return f"{left.label} and {right.label} count tokens differently"
+
+
+def _are_whole(scores: Sequence[Sequence[float]]) -> bool:
+    """Right or wrong: a share has no discordant pairs to count."""
+    return all(score in (0.0, 1.0) for one in scores for score in one)
 
 
 def _rates(scores: Sequence[Sequence[float]], weight: Sequence[float]) -> list[list[float]]:
@@ -88,12 +148,23 @@ def _why_not(left: Group, right: Group, sides: Sequence[Sequence[Items]], column
 
 
 def _read(run: Run, keys: Sequence[str]) -> Items:
-    records = run.predictions()
+    records = {name: record for name, record in run.predictions().items() if not record.get("fixed_steps")}
     ids = tuple(sorted(records))
     ordered = [records[name] for name in ids]
     columns = {}
     for key in keys:
-        values = [record.get(key) for record in ordered]
-        if values and all(is_number(value) or isinstance(value, bool) for value in values):
-            columns[key] = tuple(float(value) for value in values if value is not None)
-    return Items(ids, tuple(str(record.get("gold")) for record in ordered), columns)
+        values = [_value(record, key) for record in ordered]
+        if values and None not in values:
+            columns[key] = tuple(value for value in values if value is not None)
+    texts = tuple(str(record["text"]) for record in ordered if "fixed_steps" in record and "text" in record)
+    gold = tuple(str(record.get("gold")) for record in ordered)
+    return Items(ids, gold, columns, texts if len(texts) == len(ids) else ())
+
+
+def _value(record: Mapping[str, Any], key: str) -> float | None:
+    value = record.get(key)
+    if value is None and key in record and record.get("num_tokens") == 0:
+        return 0.0  # nothing was hidden and nothing judged: it weighs nothing
+    if isinstance(value, bool) or (is_number(value) and math.isfinite(value)):
+        return float(value)
+    return None

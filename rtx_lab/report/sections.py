@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from rtx_lab.report.choice import short_labels
+from rtx_lab.report.denoising_curves import hidden_percents
 from rtx_lab.report.document import Figure, Section, Table
 from rtx_lab.report.expectations import Verdict
 from rtx_lab.report.findings import Comparison, best_by_validation
@@ -60,8 +61,8 @@ def _results_table(title: str, groups: Sequence[Group], leaf: str) -> Table:
         cells += [f"{number(low)} to {number(high)}" if low is not None else "-"]
         cells += [number(group.mean(f"validation/{leaf}")), number(group.mean("test/avg_reasoning_steps"), 2)]
         rows.append(cells)
-    wilson = "Wilson over the items or Student's t over the seeds, whichever is wider"
-    note = f"Interval of the mean, 95 %: {wilson if leaf == 'accuracy' else 'Student over the seeds'}."
+    over_items = "Wilson over the items" if leaf == "accuracy" else "over the items as the runs tell it"
+    note = f"Interval of the mean, 95 %: {over_items} or Student's t over the seeds, whichever is wider."
     columns = ("setting", "seeds", "items", f"test {leaf}", "95 % interval", "validation", "steps")
     return Table(title=title, columns=columns, rows=rows, note=note + _cut(groups), numeric=frozenset(numeric))
 
@@ -130,7 +131,8 @@ def expectations_section(verdicts: Sequence[Verdict]) -> Section:
 
 def steps_section(groups: Sequence[Group], figures: Figures) -> Section | None:
     """Set reasoning steps against the difficulty of the items."""
-    shown = [group for group in groups if group.mean("test/avg_reasoning_steps") is not None]
+    told = [group for group in groups if not hidden_percents(group)]  # denoisers have a section of their own
+    shown = [group for group in told if group.mean("test/avg_reasoning_steps") is not None]
     drawn = list(figures.get("steps", ()))
     if not shown:
         return Section(title="Reasoning steps", figures=drawn) if drawn else None

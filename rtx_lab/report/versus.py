@@ -226,6 +226,8 @@ def _rows(left: Group, right: Group, keys: Sequence[str]) -> list[list[str]]:
 def _agreement_table(left: Group, right: Group, answers: Answers) -> Table:
     """Shares of the items, as a mean over all pairs of seeds."""
     columns = ("who is right", "share of items")
+    if any(answers[run.name].texts for run in (*left.done, *right.done)):  # shares of tokens, not right or wrong
+        return Table(title="Right answers", columns=columns, rows=[])
     pairs = [
         (answers[one.name].columns.get("correct"), answers[other.name].columns.get("correct"))
         for one in left.done

@@ -100,6 +100,7 @@ def _gate(records: Sequence[Record]) -> Metrics:
         [record["steps"] for record in asked],
         [record["nll"] / record["num_tokens"] for record in asked],
         [record["ratio"] for record in asked],
+        [record["text"] for record in asked],
     )
     return {} if found is None else {"gate_follows_difficulty": found[0], "gate_follows_difficulty_p": found[1]}
 

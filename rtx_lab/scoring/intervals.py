@@ -83,25 +83,24 @@ def ratio_interval(
 
 
 def partial_spearman(
-    left: Sequence[float], right: Sequence[float], groups: Sequence[float]
+    left: Sequence[float], right: Sequence[float], groups: Sequence[float], clusters: Sequence[int]
 ) -> tuple[float, float] | None:
     """Return the rank correlation within groups and its two-sided p, or None where undefined.
 
-    Ranks are taken within each group and centred there, so that nothing that differs between groups counts; the
-    degrees of freedom lose one per group.
+    Ranks are taken within each group and centred there, so that nothing that differs between groups counts. What
+    belongs to one cluster (a text at several ratios) is one draw: p is normal, with the variance over clusters.
     """
     import numpy as np
-    from scipy.stats import rankdata, t
+    from scipy.stats import norm, rankdata
 
     x, y, group = (np.asarray(column, float) for column in (left, right, groups))
     a, b = np.zeros(len(x)), np.zeros(len(x))
     for value in np.unique(group):
         own = group == value
         a[own], b[own] = (rankdata(column[own]) - (own.sum() + 1) / 2 for column in (x, y))
-    free = len(x) - len(np.unique(group)) - 1
     spread = math.sqrt(float(a @ a) * float(b @ b))
-    if free < 1 or not spread:
+    shares = np.bincount(np.unique(np.asarray(clusters), return_inverse=True)[1], weights=a * b) if len(x) else a
+    error = math.sqrt(float(shares @ shares))
+    if len(shares) < 3 or not spread or not error:
         return None
-    rho = max(-1.0, min(1.0, float(a @ b) / spread))
-    score = abs(rho) * math.sqrt(free / max(1e-300, 1 - rho * rho))
-    return rho, float(2 * t.sf(score, free))
+    return max(-1.0, min(1.0, float(a @ b) / spread)), float(2 * norm.sf(abs(float(shares.sum())) / error))

@@ -17,7 +17,7 @@ from rtx_lab.report.groups import find_factors, group_runs
 from rtx_lab.report.learning import over_seeds
 from rtx_lab.report.runs import load_runs
 
-SECTIONS = ["learning", "factors", "steps", "connections", "cost"]
+SECTIONS = ["learning", "denoising", "factors", "steps", "connections", "cost"]
 CONFIG = """\
 model:
   _target_: rtx_lab.models.connection_transformer.ConnectionTransformer
@@ -139,7 +139,7 @@ def test_a_single_damaged_run_is_drawn_as_far_as_it_goes(tmp_path, name, damage)
 def test_a_single_run_has_all_figures_but_the_comparing_ones(tmp_path):
     write_run(tmp_path / "runs")
     drawn = draw_all(tmp_path / "runs", tmp_path / "report")
-    assert drawn.pop("factors") == []
+    assert drawn.pop("factors") == drawn.pop("denoising") == []
     assert all(drawn.values())
 
 

@@ -70,13 +70,14 @@ def test_a_gate_that_counts_masks_follows_no_difficulty():
     rng = random.Random(1)
     ratios = [ratio for ratio in (0.1, 0.5, 0.9) for _ in range(60)]
     nll = [ratio + rng.random() for ratio in ratios]
-    counter = [round(20 * ratio) for ratio in ratios]
-    assert partial_spearman(counter, nll, ratios) is None  # constant once the ratio is known
+    counter, texts = [round(20 * ratio) for ratio in ratios], [*range(60)] * 3
+    assert partial_spearman(counter, nll, ratios, texts) is None  # constant once the ratio is known
     noisy = [steps + rng.random() for steps in counter]
-    rho, p = partial_spearman(noisy, nll, ratios)
+    rho, p = partial_spearman(noisy, nll, ratios, texts)
     assert abs(rho) < 0.2
     assert p > 0.01
-    rho, p = partial_spearman([steps + value for steps, value in zip(counter, nll, strict=True)], nll, ratios)
+    steps = [steps + value for steps, value in zip(counter, nll, strict=True)]
+    rho, p = partial_spearman(steps, nll, ratios, texts)
     assert rho > 0.9
     assert p < 1e-6
 
@@ -86,10 +87,23 @@ def test_one_group_is_plain_spearman():
 
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=40), rng.integers(0, 6, size=40)
-    rho, p = partial_spearman(x, y, np.zeros(40))
+    rho, p = partial_spearman(x, y, np.zeros(40), range(40))
     expected = spearmanr(x, y)
     assert rho == pytest.approx(expected[0])
-    assert p == pytest.approx(expected[1])
+    assert p == pytest.approx(expected[1], abs=0.1)
+
+
+def test_what_a_text_repeats_at_many_ratios_is_not_counted_as_many_texts():
+    """Nothing links steps and loss but each text's luck, the same at ten ratios: p is below .05 in 1 of 20 cases."""
+    rng = np.random.default_rng(5)
+    seen = {"clustered": 0, "as independent": 0}
+    groups, texts = np.repeat(np.arange(10), 40), np.tile(np.arange(40), 10)
+    for _ in range(200):
+        steps, loss = (np.tile(rng.normal(size=40), 10) + 0.1 * rng.normal(size=400) for _ in range(2))
+        seen["clustered"] += partial_spearman(steps, loss, groups, texts)[1] < 0.05
+        seen["as independent"] += partial_spearman(steps, loss, groups, range(400))[1] < 0.05
+    assert 2 <= seen["clustered"] <= 20
+    assert seen["as independent"] > 60
 
 
 def test_bleu_is_one_for_the_original_and_falls_with_every_change():
