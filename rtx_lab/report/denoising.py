@@ -20,8 +20,8 @@ _SLIGHT = 0.1
 
 _RHO = (
     "rho is Spearman's correlation of the steps with the loss per token among texts with equally much hidden: 0 for a "
-    "gate that only counts. A text with all its ratios is one draw. With several seeds it is their mean, and the largest "
-    "p counts, corrected by Holm's method over the settings named here."
+    "gate that only counts. A text with all its ratios is one draw. With several seeds it is their mean, and the "
+    "largest p counts, corrected by Holm's method over the settings named here."
 )
 _PAIRED = (
     "Denoisers are compared text by text: a text with all its ratios is one item and weighs as much as tokens were "
