@@ -192,7 +192,7 @@ def test_a_done_job_is_not_refused_for_its_price(command):
 def test_a_job_without_data_is_refused_alone(command, tmp_path, monkeypatch):
     monkeypatch.setenv("RTX_LAB_DATA", str(tmp_path / "nothing"))
     own = tuple(value for value in TINY if not value.startswith("dataset."))
-    arguments = ("-m", "dataset=arithmetic,logiqa", *own, "hydra/launcher=basic", "budget.steps=2")
+    arguments = ("-m", "dataset=reasoning,logiqa", *own, "hydra/launcher=basic", "budget.steps=2")
     code, text = command(*arguments, "dataset.num_train=64")
     assert code == 2, "a key that one of the sets does not know is a mistake of the command"
     assert "num_train" in text
