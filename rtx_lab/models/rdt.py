@@ -18,6 +18,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from rtx_lab.models import chain, flops, ranges
+from rtx_lab.models.class_head import class_head
 from rtx_lab.nn.adaln import RecursiveCore, normalise
 from rtx_lab.nn.gates import MonotoneGate
 from rtx_lab.nn.rotary import RotaryStack, attention_mask, rotary_table
@@ -29,10 +30,11 @@ class RecursiveDenoiser(nn.Module, PyTorchModelHubMixin, library_name="rtx_lab",
 
     The published later version (RDT-2), with these deviations: AdaLN really starts at zero; the carried state is
     normalised (`carry_norm`; without it its size grows with every recursion); the gate's zero passes gradients. Options
-    of ours: `reinject` adds the processed input to the normalised state before every recursion, `commit` says that
-    confident tokens are written into that input between recursions. `backprop_steps=k` cuts the state from its gradient
-    after every k recursions, so that no gradient flows back through more than k. `decoder_type=transformer` is an
-    output processor of `n_decoder_layers` blocks (null: one), `linear` a norm alone.
+    of ours: `reinject` takes the mean of the normalised state and the processed input before every recursion (their sum
+    would double the first, where both are the same, and learns more slowly), `commit` says that confident tokens are
+    written into that input between recursions. `backprop_steps=k` cuts the state from its gradient after every k
+    recursions, so that no gradient flows back through more than k. `decoder_type=transformer` is an output processor
+    of `n_decoder_layers` blocks (null: one), `linear` a norm alone.
 
     Raises UsageError, naming every wrong parameter at once.
     """
@@ -54,6 +56,7 @@ class RecursiveDenoiser(nn.Module, PyTorchModelHubMixin, library_name="rtx_lab",
     noise_mixing_steps: int
     loss_weight_recon: float
     loss_weight_gate: float
+    num_classes: int
     _gradient_checkpointing = False
 
     def __init__(
@@ -86,17 +89,13 @@ class RecursiveDenoiser(nn.Module, PyTorchModelHubMixin, library_name="rtx_lab",
         noise_mixing_steps: int = 0,
         loss_weight_recon: float = 1.0,
         loss_weight_gate: float = 1.0,
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         _check(given)
-        self._keep(given)
+        chain.keep_settings(self, given)
         self._build(given)
-
-    def _keep(self, given: dict[str, Any]) -> None:
-        """Every parameter that is no shape stays an attribute of its own name."""
-        for key in given.keys() & RecursiveDenoiser.__annotations__.keys():
-            setattr(self, key, given[key])
 
     def _build(self, given: dict[str, Any]) -> None:
         vocab_size, d_model, n_heads, d_ff = (given[key] for key in ("vocab_size", "d_model", "n_heads", "d_ff"))
@@ -114,6 +113,7 @@ class RecursiveDenoiser(nn.Module, PyTorchModelHubMixin, library_name="rtx_lab",
         self.core = RecursiveCore(d_model, num_core, *shape)
         self.gate = MonotoneGate(d_model, given["gate_num_heads"], given["gate_hidden_dim"], given["dropout"])
         self.output_processor = RotaryStack(d_model, num_output, *shape)
+        self.class_head = class_head(d_model, given["num_classes"])
 
     @property
     def output_weight(self) -> Tensor:
@@ -152,7 +152,7 @@ class RecursiveDenoiser(nn.Module, PyTorchModelHubMixin, library_name="rtx_lab",
                 raise ValueError("fresh tokens have no way into a model that re-injects nothing: set model.reinject")
             input_BLD = self._process(fresh_BL, real_BL)
         if self.reinject:
-            hidden_BLD = normalise(hidden_BLD) + input_BLD
+            hidden_BLD = 0.5 * (normalise(hidden_BLD) + input_BLD)
         rotation, mask = self.positions(hidden_BLD.shape[1]), attention_mask(real_BL)
         hidden_BLD = self.core(hidden_BLD, told_B * self.total_steps, rotation, mask)
         if self.carry_norm:
@@ -189,7 +189,8 @@ def _check(given: dict[str, Any]) -> None:
     for key in ("vocab_size", "max_seq_len", "n_encoder_layers", "gate_hidden_dim", "gate_num_heads"):
         problems += ranges.positive_integer(key, given[key])
     problems += ranges.integer("n_input_layers", given["n_input_layers"], least=0)
-    problems += ranges.integer("noise_mixing_steps", given["noise_mixing_steps"], least=0)
+    for key in ("noise_mixing_steps", "num_classes"):
+        problems += ranges.integer(key, given[key], least=0)
     problems += ranges.block(given["d_model"], given["n_heads"], given["d_ff"])
     problems += ranges.divides("gate_num_heads", given["gate_num_heads"], "d_model", given["d_model"])
     problems += chain.check_decoder(given["decoder_type"], given["n_decoder_layers"])

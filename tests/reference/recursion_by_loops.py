@@ -114,7 +114,7 @@ def denoise(model, tokens_L, noises, fresh_L=None):
         if step and fresh_L is not None:
             own_input = stack(model.input_processor, model.token[fresh_L] * math.sqrt(d))
         if model.reinject:
-            h_LD = layer_norm(h_LD, (d,)) + own_input
+            h_LD = (layer_norm(h_LD, (d,)) + own_input) / 2
         h_LD = core(model.core, h_LD, (tau / 20 if noise is None else noise) * model.total_steps)
         if model.carry_norm:
             h_LD = layer_norm(h_LD, (d,))
