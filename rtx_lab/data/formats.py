@@ -16,6 +16,7 @@ from rtx_lab.data.reading import Row
 FORMATS_VERSION = 1
 """Raise when a format gives other texts for the same row."""
 LETTERS = "ABCDEFGHIJ"
+SENTIMENTS = ("negative", "positive")
 CALCULATION = re.compile(r"<<[^<>]*>>")
 
 
@@ -60,7 +61,7 @@ def commonsenseqa(row: Row, row_id: str) -> Item:
 
 def sst2(row: Row, row_id: str) -> Item:
     """SST-2: a sentence, label 0 (negative) or 1 (positive); hidden labels (-1) are refused."""
-    return _choice("sentiment:", row.text("sentence").strip(), ("negative", "positive"), row.choice("label", 2), row_id)
+    return _choice("sentiment:", row.text("sentence").strip(), SENTIMENTS, row.choice("label", 2), row_id)
 
 
 def gsm8k_final(row: Row, row_id: str) -> Item:

@@ -1,4 +1,4 @@
-"""What recursive denoisers share: how their training chain is drawn and supervised, and the range checks of it."""
+"""What recursive denoisers share: the settings that stay with them, and the range checks of those."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from rtx_lab.models import ranges
 from rtx_lab.nn.masking import SCHEDULES
 
 SUPERVISIONS = ("newly_revealed", "all_masked")
 GATE_TARGETS = ("counter", "token_error", "entropy")
 DECODERS = ("linear", "transformer")
+
+
+def keep_settings(model: nn.Module, given: Mapping[str, Any]) -> None:
+    """Let every parameter that the model's class annotates, which is each that is no shape, stay an attribute."""
+    for key in given.keys() & type(model).__annotations__.keys():
+        setattr(model, key, given[key])
 
 
 def check_chain(given: Mapping[str, Any]) -> list[str]:

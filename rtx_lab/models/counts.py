@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from torch import nn
 
+from rtx_lab.models.quantised import FrozenLinear
+
 
 def count_parameters(module: nn.Module) -> int:
     """Return the number of trainable values of a module (also on the meta device)."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def count_weights(module: nn.Module) -> int:
+    """Return the number of weights, trained or not, however few bits they are kept in (also on the meta device)."""
+    packed = sum(
+        layer.shape.numel() + (0 if layer.bias is None else layer.bias.numel())
+        for layer in module.modules()
+        if isinstance(layer, FrozenLinear)
+    )
+    return packed + sum(parameter.numel() for parameter in module.parameters())
 
 
 def attention_parameters(d_model: int) -> int:

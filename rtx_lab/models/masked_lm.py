@@ -18,6 +18,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from rtx_lab.models import flops, ranges
+from rtx_lab.models.class_head import class_head
 from rtx_lab.nn.masking import NOISE_SCHEDULES
 from rtx_lab.nn.rotary import RotaryStack, attention_mask, rotary_table
 
@@ -29,8 +30,8 @@ class MaskedLanguageModel(nn.Module, PyTorchModelHubMixin, library_name="rtx_lab
     """An encoder with a tied head without bias.
 
     `mask_ratio` is the share that `mlm` masks; `num_iterations` the passes of `cmlm`; `num_sampling_steps`, `sampler`
-    and `noise_schedule` (alpha = cos(pi t / 2)^2 or 1 - t) belong to `mdlm`. Raises UsageError, naming every wrong
-    parameter at once.
+    and `noise_schedule` (alpha = cos(pi t / 2)^2 or 1 - t) belong to `mdlm`. `num_classes` above 0 adds a head for the
+    class of a whole text. Raises UsageError, naming every wrong parameter at once.
     """
 
     task = "rtx_lab.tasks.denoise.DenoiseTask"
@@ -52,6 +53,7 @@ class MaskedLanguageModel(nn.Module, PyTorchModelHubMixin, library_name="rtx_lab
         num_sampling_steps: int = 50,
         sampler: str = "cached",
         noise_schedule: str = "cosine",
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         _check(locals())
@@ -59,11 +61,12 @@ class MaskedLanguageModel(nn.Module, PyTorchModelHubMixin, library_name="rtx_lab
         self.objective, self.mask_ratio, self.num_iterations = objective, mask_ratio, num_iterations
         self.num_sampling_steps, self.sampler, self.noise_schedule = num_sampling_steps, sampler, noise_schedule
         self.max_steps = {"mlm": 1, "cmlm": num_iterations, "mdlm": num_sampling_steps}[objective]
-        self.sizes = n_encoder_layers, d_model, d_ff
+        self.sizes, self.num_classes = (n_encoder_layers, d_model, d_ff), num_classes
         self.token = nn.Parameter(torch.randn(vocab_size, d_model) / math.sqrt(d_model))
         self.positions = rotary_table(max_seq_len, d_model // n_heads)
         self.dropout = nn.Dropout(dropout)
         self.encoder = RotaryStack(d_model, n_encoder_layers, n_heads, d_ff, dropout)
+        self.class_head = class_head(d_model, num_classes)
 
     @property
     def output_weight(self) -> Tensor:
@@ -96,6 +99,7 @@ def _check(given: dict[str, Any]) -> None:
     problems: list[str] = []
     for key in ("vocab_size", "max_seq_len", "n_encoder_layers", "num_iterations", "num_sampling_steps"):
         problems += ranges.positive_integer(key, given[key])
+    problems += ranges.integer("num_classes", given["num_classes"], least=0)
     problems += ranges.block(given["d_model"], given["n_heads"], given["d_ff"])
     problems += ranges.number("dropout", given["dropout"], below=1)
     problems += ranges.share("mask_ratio", given["mask_ratio"])

@@ -17,7 +17,7 @@ def integer(key: str, value: object, *, least: int) -> list[str]:
     """Return what is wrong with a whole number of at least `least` (0 or 1), if anything."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return []
-    return [f"model.{key} must be a {'positive integer' if least else 'integer of at least 0'}, got {value!r}"]
+    return [f"model.{key} must be {'a positive integer' if least else 'an integer of at least 0'}, got {value!r}"]
 
 
 def number(key: str, value: object, *, least: float = 0.0, below: float = math.inf) -> list[str]:

@@ -20,6 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from rtx_lab.models import chain, flops, ranges
+from rtx_lab.models.class_head import class_head
 from rtx_lab.nn.attention import linear
 from rtx_lab.nn.gates import MeanGate
 from rtx_lab.nn.rotary import attention_mask, sinusoid_table
@@ -71,6 +72,7 @@ class SeedDenoiser(nn.Module, PyTorchModelHubMixin, library_name="rtx_lab", lice
     backprop_steps: int | None
     loss_weight_recon: float
     loss_weight_gate: float
+    num_classes: int
 
     def __init__(
         self,
@@ -96,12 +98,12 @@ class SeedDenoiser(nn.Module, PyTorchModelHubMixin, library_name="rtx_lab", lice
         backprop_steps: int | None = None,
         loss_weight_recon: float = 1.0,
         loss_weight_gate: float = 1.0,
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         _check(given)
-        for key in given.keys() & SeedDenoiser.__annotations__.keys():
-            setattr(self, key, given[key])
+        chain.keep_settings(self, given)
         self.commit, self.noise_mixing_steps, self.gradient_checkpointing = False, 0, False
         self._build(given)
 
@@ -117,6 +119,7 @@ class SeedDenoiser(nn.Module, PyTorchModelHubMixin, library_name="rtx_lab", lice
         self.gate = MeanGate(d_model, given["gate_hidden_dim"])
         self.decoder = nn.ModuleList(PostNormBlock(*shape) for _ in range(num_decoder_layers))
         self.head = linear(d_model, vocab_size, bias=True)
+        self.class_head = class_head(d_model, given["num_classes"])
 
     @property
     def output_weight(self) -> Tensor:
@@ -175,6 +178,7 @@ def _check(given: dict[str, Any]) -> None:
     problems: list[str] = []
     for key in ("vocab_size", "max_seq_len", "n_encoder_layers", "gate_hidden_dim"):
         problems += ranges.positive_integer(key, given[key])
+    problems += ranges.integer("num_classes", given["num_classes"], least=0)
     problems += ranges.block(given["d_model"], given["n_heads"], given["d_ff"])
     problems += chain.check_decoder(given["decoder_type"], given["n_decoder_layers"])
     problems += chain.check_chain(given)

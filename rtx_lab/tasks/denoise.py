@@ -37,6 +37,8 @@ class DenoiseTask:
 
     mode = "min"
     monitor = "validation/loss"
+    watched = "validation"
+    splits = ("validation", "test")
 
     def __init__(self, *, dataset: SegmentDataset, cut: Cut, generation: Any) -> None:
         del generation  # how a text is filled in is a matter of the model
@@ -51,11 +53,15 @@ class DenoiseTask:
     def steps_per_epoch(self) -> int:
         return -(-len(self.dataset.split("train")) // self.cut.global_batch)
 
+    def steps(self, model: Any) -> DenoisingSteps:
+        """The training split as steps, by the rules of a model."""
+        self._steps = DenoisingSteps(self.dataset.split("train"), model, self.cut)
+        return self._steps
+
     def batches(self, model: Any, start: int, stop: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of the optimizer steps start + 1 .. stop."""
-        self._steps = DenoisingSteps(self.dataset.split("train"), model, self.cut)
         workers, pin = self.cut.num_workers, self.cut.pin_memory
-        return step_loader(self._steps, start=start, stop=stop, num_workers=workers, pin_memory=pin)
+        return step_loader(self.steps(model), start=start, stop=stop, num_workers=workers, pin_memory=pin)
 
     def weight(self, batch: Batch) -> Tensor:
         """Hidden tokens that the loss reads; for MDLM all tokens that could have been hidden."""
@@ -72,8 +78,14 @@ class DenoiseTask:
 
     def held_out(self, split: str) -> Iterator[Batch]:
         """The texts of a split at every ratio; those of the test split also after fixed numbers of steps."""
-        looks, size = self._looks(split), self.cut.eval_batch
-        return held_out_batches(self.dataset.split(split), looks, num_texts=self._most_texts(split), batch_size=size)
+        texts, looks, most = self.dataset.split(split), self._looks(split), self._most_texts(split)
+        return held_out_batches(texts, looks, num_texts=most, batch_size=self.scored_at_once)
+
+    @property
+    def scored_at_once(self) -> int:
+        """Texts of an evaluation batch; of the longest as many as hold twice the tokens of a training micro-batch."""
+        size, tokens = self.cut.eval_batch, self.cut.micro_tokens
+        return size if tokens is None else max(1, min(size, 2 * tokens // self.dataset.max_source_length))
 
     def _most_texts(self, split: str) -> int | None:
         return self.dataset.num_test if split == "test" else self.dataset.num_validation
@@ -166,6 +178,11 @@ class DenoiseTask:
     def maps(self, model: Any) -> dict[str, Any]:
         """Nothing of the weights is drawn."""
         del model
+        return {}
+
+    def files(self, records: list[Record], split: str) -> dict[str, str]:
+        """Nothing besides the predictions."""
+        del records, split
         return {}
 
     def example_batch(self, model: Any, micro_batch: int) -> Batch:

@@ -27,23 +27,33 @@ class DenoisingSteps(Dataset[list[Batch]]):
 
     def __init__(self, segments: Segments, model: nn.Module, settings: Cut) -> None:
         self.segments, self.settings = segments, settings
-        self.plan = StepPlan(segments.lengths, seed=settings.seed, global_batch=settings.global_batch)
+        self.plan = StepPlan(
+            segments.lengths, seed=settings.seed, global_batch=settings.global_batch, sort_window=settings.sort_window
+        )
         self.rules = rules_of(model)
 
-    def __getitem__(self, step: int) -> list[Batch]:
-        rows, settings = self.plan.indices(step), self.settings
-        rng = np.random.Generator(np.random.PCG64([settings.seed, step]))
+    def draw(self, step: int) -> tuple[np.ndarray, np.ndarray, Corruption]:
+        """The rows (B,) of a whole step over all ranks, their hash seeds (B,), and how they are corrupted."""
+        rows = self.plan.indices(step)
+        rng = np.random.Generator(np.random.PCG64([self.settings.seed, step]))
         seeds = rng.integers(2**62, size=len(rows))
-        horizon = getattr(self.rules, "noise_mixing_steps", 0)
-        progress = min(1.0, step / horizon) if horizon else 1.0
         counts = np.array([_num_maskable(self.segments, row) for row in rows])
-        drawn = draw(self.rules, counts, rng, progress)
+        return rows, seeds, draw(self.rules, counts, rng, self._progress(step))
+
+    def _progress(self, step: int) -> float:
+        """How much of the warm-up of noise and masks has passed, 0 to 1."""
+        horizon = getattr(self.rules, "noise_mixing_steps", 0)
+        return min(1.0, step / horizon) if horizon else 1.0
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        settings, mix = self.settings, 1.0 - self._progress(step)
+        rows, seeds, drawn = self.draw(step)
         pieces = cut(
             rows, self.segments.lengths, micro_batch=settings.micro_batch, micro_tokens=settings.micro_tokens,
             rank=settings.rank, world_size=settings.world_size,
         )  # fmt: skip
         place = {int(row): number for number, row in enumerate(rows)}
-        return [self._batch(piece, place, seeds, drawn, 1.0 - progress) for piece in pieces]
+        return [self._batch(piece, place, seeds, drawn, mix) for piece in pieces]
 
     def _batch(
         self, piece: np.ndarray, place: dict[int, int], seeds: np.ndarray, drawn: Corruption, mix: float
@@ -64,9 +74,9 @@ class DenoisingSteps(Dataset[list[Batch]]):
 
 
 def _emptied(batch: Batch) -> Batch:
-    """A sample of weight zero: nothing in it is a target."""
-    gone = {"size": torch.zeros_like(batch["size"]), "target_rank": torch.full_like(batch["target_rank"], -1)}
-    return batch | gone
+    """A sample of weight zero: it is no row, and nothing in it is a target."""
+    gone = {"index": torch.full_like(batch["index"], NOBODY), "size": torch.zeros_like(batch["size"])}
+    return batch | gone | {"target_rank": torch.full_like(batch["target_rank"], -1)}
 
 
 def _num_maskable(segments: Segments, row: int) -> int:
