@@ -15,7 +15,6 @@ import argparse
 import json
 import random
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,6 +25,9 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reference"))
+
+from fresh_process import in_fresh_process, status_bytes
 
 from rtx_lab.core.live_bytes import LiveBytes
 from rtx_lab.models.rdt import RecursiveDenoiser
@@ -38,12 +40,6 @@ CHAIN = {"max_chain_length": 2, "min_chain_length": 2, "supervision": "newly_rev
 LENGTH, MASK, CLS, SEP = 128, 103, 101, 102
 TEXT_TOKENS = 53  # a story of 51 words with its start and end; WikiText's lines are shorter still
 GB = 1 << 30
-
-
-def status_bytes(key: str) -> int:
-    """Read VmRSS or VmHWM of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024
 
 
 def texts(batch: int, vocab_size: int, real_tokens: int) -> tuple[Tensor, Tensor]:
@@ -128,12 +124,6 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     return vars(found) | {"tokens_per_s": options.batch * real_tokens / found.time_s}
 
 
-def in_fresh_process(variant: str, options: argparse.Namespace, *extra: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "--variant", variant, "--batch", str(options.batch), *extra]
-    command += ["--repeats", str(options.repeats)] + (["--quick"] if options.quick else [])
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes")
@@ -145,7 +135,10 @@ def main() -> None:
     if options.variant:
         print(json.dumps(measure(options)))
         return
-    rows = {name: in_fresh_process(name, options) | in_fresh_process(name, options, "--live") for name in LOSSES}
+    rows = {
+        name: in_fresh_process(__file__, name, options) | in_fresh_process(__file__, name, options, "--live")
+        for name in LOSSES
+    }
     print(f"B={options.batch}, L={LENGTH}, {torch.get_num_threads()} threads, torch {torch.__version__}, fp32\n")
     print("| form | s/step | real tokens/s | peak GB | live tensors GB |\n|---|---|---|---|---|")
     for name, row in rows.items():

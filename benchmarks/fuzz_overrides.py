@@ -33,6 +33,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "reference"))
+
+from command_lines import RIGHT, RIGHT_SWEEPS, WRONG, WRONG_SWEEPS
+
 from rtx_lab.nn.connections import CONNECTIONS
 from rtx_lab.nn.halting import CRITERIA, HALTINGS
 from rtx_lab.nn.slots import SLOTS
@@ -52,102 +56,6 @@ CHOICES = {
     "hardware.precision": ("fp32", "bf16", "fp16"),
     "tracking.wandb": ("off", "offline", "online"),
 }
-RIGHT = (
-    *(
-        "model.num_slots=16",
-        "budget.steps=3",
-        "optim.lr=1e-3",
-        "seed=7",
-        "budget.micro_batch=auto",
-        "model.dropout=0.1",
-    ),
-    *(
-        "~seed",
-        "budget={}",
-        "++budget.steps=4",
-        "tracking.tags=[a,b]",
-        "model=bilinear_base",
-        "optim=adamw_8bit",
-        "phase=smoke",
-    ),
-    *("tracking.project='a b'", 'tracking.project="a, b"', "tracking.project='한국어'", "budget.epochs=0.5"),
-    *("hydra.job.name=other", "hydra.verbose=true", "dataset=gsm8k", "hardware=rtx4090", "generation.num_beams=4"),
-)
-RIGHT_SWEEPS = (
-    *(
-        "model.num_slots=8,16",
-        "model.num_slots=range(8,33,8)",
-        "seed=choice(1,2,3)",
-        "seed=range(3)",
-        "optim.lr=1e-3,1e-4",
-    ),
-    *("model.connection=diag,scalar", "model=glob(bilinear_tiny*)", "seed=shuffle(1,2)", "seed=sort(3,1,2)"),
-    *("tracking.tags=[a],[b,c]", "optim.betas=[0.9,0.99],[0.9,0.999]", "dataset=reasoning,arithmetic"),
-)
-WRONG = (
-    *("model.num_slots=abc", "model.num_slots=-4", "model.num_slots=0", "model.num_slots=1.5", "model.num_slots=[1,2]"),
-    *(
-        "model.num_slots={a: 1}",
-        "model.num_slots=true",
-        "model.dropout=1.5",
-        "model.dropout=-0.1",
-        "model.d_model=null",
-    ),
-    *("optim.lr=inf", "optim.lr=nan", "optim.lr=-1", "optim.lr=abc", "optim.betas=3", "optim.betas=[2,3]"),
-    *("budget.steps=abc", "budget.steps=-1", "budget.epochs=0", "budget.epochs=inf", "budget.global_batch=0"),
-    *("budget.micro_batch=24", "budget.micro_batch=big", "budget.patience=0", "budget.keep_last=0", "budget.steps=1.5"),
-    *("hardware.num_threads=0", "hardware.num_threads=100000", "hardware.device=tpu", "hardware.precision=int8"),
-    *("hardware.num_workers=-1", "generation.num_beams=0", "generation.length_penalty=nan", "seed=-1", "seed=abc"),
-    *("seed=99999999999999999999", "tracking.wandb=maybe", "tracking.tags=3", "model=null", "model=3", "model=[a]"),
-    *("dataset={a: 1}", "model=", "phase=", "seed=", "model.num_slots=", "=3", "=", "nonsense", "budget=3", "+seed=3"),
-    *("~model", "~dataset", "~budget.steps=7", "~model.num_slots", "~nonsense", "~", "+", "++", "+foo=1"),
-    *("++foo=1", "+model.foo=1", "++budget.foo.bar=2", "+model@here=bilinear_tiny", "model@model.inner=bilinear_tiny"),
-    *("+hydra.foo=1", "hydra.foo=1", "hydra.job.nam=x", "+hydra.job.foo=1", "hydra/launcher=slurm_typo", "hydra.run=3"),
-    *("hydra/sweeper=nothing", "hydra.verbose={", "model.num_slots=[64", "model.num_slots=64]", "seed={1", "seed=1}"),
-    *("tracking.project='open", 'tracking.project="open', "seed=(1", "seed=1)", "seed=range(", "seed=choice(1,2"),
-    *("seed=a b", "model.num_slots=64 # note", "task=x", "task._target_=os.system", "model._target_=os.system"),
-    *("model._target_=rtx_lab.nothing", "model._target_=3", "optim._target_=rtx_lab.core.rundir.signature"),
-    *(
-        "tracking.project=한국어",
-        "resume_from=[a]",
-        "run_anyway=perhaps",
-        "seed=${nothing}",
-        "seed=${seed}",
-        "seed=${oc.env:NO_SUCH}",
-    ),
-    *("model.num_slots=" + "9" * 5000, "x" * 5000 + "=1", "seed=" + "[" * 300, "한국어=1", "모델.슬롯=3", "seed=é"),
-    *("model.num_slots=8,16", "seed=range(3)", "model=bilinear_tiny,linear", "seed=choice(1,2)"),
-)
-WRONG_SWEEPS = (
-    *(
-        "model.num_slots=8,-2",
-        "model.num_slots=8,abc",
-        "model.num_slots=8,,16",
-        "model.num_slots=,8",
-        "model.num_slots=8,",
-    ),
-    *("seed=range(3,1)", "seed=range(a,b)", "seed=range(0,1,0)", "seed=range(1,2,3,4)", "seed=choice()", "seed=sort("),
-    *("optim.lr=interval(1e-4,1e-2)", "optim.lr=interval(1)", "model=glob(zzz*)", "model=glob(", "seed=nothing(1,2)"),
-    *("model=bilinear_tiny,bilinear_tny", "phase=main,smoke", "phase=nothing", "model.num_slot=8,16", "seed='1,2"),
-    *(
-        "optim.lr=1e-3,inf",
-        "seed=shuffle()",
-        "seed=tag(",
-        "~seed,3",
-        "hydra.foo=1,2",
-        "+hydra.foo=1",
-        "foo=1,2",
-        "=1,2",
-    ),
-    *(
-        "model.num_slots=[8,16",
-        "model.num_slots=choice([8,16)",
-        "budget.steps=1,2,x",
-        "seed=int(a),1",
-        "dataset=gsm8k,gsm9k",
-    ),
-)
-"""Right or wrong by Hydra's grammar, our keys, types and ranges; the last row of WRONG is right with -m."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +101,11 @@ def _verdict(reached: bool) -> str:
 def fuzz(count: int, seed: int, tell: Callable[[str], None] = lambda _: None) -> tuple[list[str], Counter]:
     """Send `count` lines through the door; return what went wrong, and counts by (kind, outcome)."""
     rng = random.Random(seed)
-    makers = _makers()
+    names = read_names()
     failures: list[str] = []
     tally: Counter = Counter()
     for _ in range(count):
-        case = rng.choices(makers, weights=(6, 2, 2, 2, 3, 1, 1, 2, 1))[0](rng)
+        case = rng.choices(list(MAKERS), weights=list(MAKERS.values()))[0](rng, names)
         code, text, files = send(case.words)
         tally[case.kind, "accepted" if code == 0 else "refused"] += 1
         wrong = judge(case, code, text, files)
@@ -256,59 +164,85 @@ def _door(config: DictConfig) -> None:
     Path("training").touch()  # plan=true ends before this
 
 
-def _makers() -> list[Callable[[random.Random], Case]]:
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What there is to mistype: keys, options by group, and all words that would be right after an edit."""
+
+    keys: list[str]
+    options: dict[str, list[str]]
+    known: set[str]
+
+
+def read_names() -> Names:
+    """Read them from conf/."""
     with initialize_config_dir(config_dir=str(ROOT / "conf"), **COMPOSE_KEYWORDS):
-        config = compose("config")
+        leaves = _leaves(compose("config"))
         loader = GlobalHydra.instance().config_loader()
         options = {group: loader.get_group_options(group) for group in GROUPS}
-    keys = [
-        key for key in _leaves(config) if not key.endswith("_") and not key.startswith(("task", "labels", "expect"))
-    ]
-    known = {*_leaves(config), *GROUPS}
-    values = {f"{group}={option}": group for group in GROUPS for option in options[group]}
-
-    def key_typo(rng: random.Random) -> Case:
-        key = rng.choice(keys)
-        wrong = mutate(rng, key, known)
-        return Case("key typo", (f"{wrong}=1",), False, key)
-
-    def group_typo(rng: random.Random) -> Case:
-        group = rng.choice(GROUPS)
-        wrong = mutate(rng, group, known)
-        return Case("group typo", (f"{wrong}={rng.choice(options[group])}",), False, group)
-
-    def option_typo(rng: random.Random) -> Case:
-        right = rng.choice(list(values))
-        group = values[right]
-        wrong = mutate(rng, right.partition("=")[2], set(options[group]))
-        return Case("option typo", (f"{group}={wrong}",), False, right)
-
-    def choice_typo(rng: random.Random) -> Case:
-        key = rng.choice(list(CHOICES))
-        right = rng.choice(list(CHOICES[key]))
-        wrong = mutate(rng, right, {*CHOICES[key], "on", "of"})
-        return Case("choice typo", (f"{key}={wrong}",), False, right)
-
-    def sweep_typo(rng: random.Random) -> Case:
-        case = rng.choice((key_typo, group_typo, option_typo, choice_typo))(rng)
-        return Case("typo with -m", ("-m", *case.words), False, case.suggestion)
-
-    def several(rng: random.Random) -> Case:
-        words = [rng.choice((key_typo, option_typo, choice_typo))(rng).words[0]]
-        words += rng.sample(RIGHT[:6], k=rng.randint(0, 2)) + rng.sample(WRONG[:40], k=rng.randint(0, 2))
-        rng.shuffle(words)
-        return Case("several at once", tuple(["-m"] * rng.randint(0, 1) + words), False)
-
-    return [
-        *(key_typo, group_typo, option_typo, choice_typo, lambda rng: Case("wrong", (rng.choice(WRONG),), False)),
-        *(sweep_typo, several, lambda rng: Case("wrong with -m", ("-m", rng.choice(WRONG_SWEEPS)), False), _right),
-    ]
+    keys = [key for key in leaves if not key.endswith("_") and not key.startswith(("task", "labels", "expect"))]
+    return Names(keys, options, {*leaves, *GROUPS})
 
 
-def _right(rng: random.Random) -> Case:
+def key_typo(rng: random.Random, names: Names) -> Case:
+    key = rng.choice(names.keys)
+    wrong = mutate(rng, key, names.known)
+    return Case("key typo", (f"{wrong}=1",), False, key)
+
+
+def group_typo(rng: random.Random, names: Names) -> Case:
+    group = rng.choice(GROUPS)
+    wrong = mutate(rng, group, names.known)
+    return Case("group typo", (f"{wrong}={rng.choice(names.options[group])}",), False, group)
+
+
+def option_typo(rng: random.Random, names: Names) -> Case:
+    group, option = rng.choice([(group, option) for group in GROUPS for option in names.options[group]])
+    wrong = mutate(rng, option, set(names.options[group]))
+    return Case("option typo", (f"{group}={wrong}",), False, f"{group}={option}")
+
+
+def choice_typo(rng: random.Random, names: Names) -> Case:
+    del names
+    key = rng.choice(list(CHOICES))
+    right = rng.choice(list(CHOICES[key]))
+    wrong = mutate(rng, right, {*CHOICES[key], "on", "of"})
+    return Case("choice typo", (f"{key}={wrong}",), False, right)
+
+
+def sweep_typo(rng: random.Random, names: Names) -> Case:
+    case = rng.choice((key_typo, group_typo, option_typo, choice_typo))(rng, names)
+    return Case("typo with -m", ("-m", *case.words), False, case.suggestion)
+
+
+def several(rng: random.Random, names: Names) -> Case:
+    words = [rng.choice((key_typo, option_typo, choice_typo))(rng, names).words[0]]
+    words += rng.sample(RIGHT[:6], k=rng.randint(0, 2)) + rng.sample(WRONG[:40], k=rng.randint(0, 2))
+    rng.shuffle(words)
+    return Case("several at once", tuple(["-m"] * rng.randint(0, 1) + words), False)
+
+
+def wrong_line(rng: random.Random, names: Names) -> Case:
+    del names
+    return Case("wrong", (rng.choice(WRONG),), False)
+
+
+def wrong_sweep(rng: random.Random, names: Names) -> Case:
+    del names
+    return Case("wrong with -m", ("-m", rng.choice(WRONG_SWEEPS)), False)
+
+
+def right_line(rng: random.Random, names: Names) -> Case:
+    del names
     if rng.random() < 0.5:
         return Case("right", (rng.choice(RIGHT),), True)
     return Case("right with -m", ("-m", rng.choice((*RIGHT_SWEEPS, *WRONG[-4:]))), True)
+
+
+MAKERS: dict[Callable[[random.Random, Names], Case], int] = {
+    **{key_typo: 6, group_typo: 2, option_typo: 2, choice_typo: 2, wrong_line: 3},
+    **{sweep_typo: 1, several: 1, wrong_sweep: 2, right_line: 1},
+}
+"""How a line is made, and how often."""
 
 
 def mutate(rng: random.Random, text: str, known: set[str]) -> str:

@@ -13,23 +13,20 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
-import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests" / "reference")]
 
+from fresh_process import in_fresh_process, status_bytes  # noqa: E402
 from pair_maps_by_loops import influence_by_einsum  # noqa: E402
 
+from rtx_lab.core.live_bytes import LiveBytes  # noqa: E402
 from rtx_lab.models.connection_transformer import ConnectionTransformer  # noqa: E402
 from rtx_lab.models.counts import count_parameters  # noqa: E402
 from rtx_lab.nn.connections import DenseConnection  # noqa: E402
@@ -42,41 +39,6 @@ SIZES = {"d_model": 256, "num_slots": 128, "bilinear_rank": 32, "max_reasoning_s
 TEXT = {"vocab_size": 32000, "max_seq_len": 512}
 QUICK_SIZES = SIZES | {"d_model": 64, "num_slots": 32, "bilinear_rank": 16}
 QUICK_TEXT = {"vocab_size": 4000, "max_seq_len": 128}
-
-
-class LiveBytes(TorchDispatchMode):
-    """Follows the storages that operators make, and remembers the most that was alive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[int] = set()
-        self.live = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self.follow(leaf)
-        return out
-
-    def follow(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.seen:
-            self.seen.add(key)
-            self.live += size
-            self.peak = max(self.peak, self.live)
-            weakref.finalize(storage, self.forget, key, size)
-
-    def forget(self, key: int, size: int) -> None:
-        self.seen.discard(key)
-        self.live -= size
-
-
-def status_bytes(key: str) -> int:
-    """Read VmRSS or VmHWM of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024
 
 
 class NaiveDense(torch.nn.Module):
@@ -131,7 +93,6 @@ def measure(variant: str, batch: int, quick: bool, repeats: int, count_live: boo
     before = status_bytes("VmRSS")
     sizes, text = (QUICK_SIZES, QUICK_TEXT) if quick else (SIZES, TEXT)
     length, answer = text["max_seq_len"], text["max_seq_len"] // 16
-    mode = LiveBytes()
     model = build(variant, sizes, text)
     loss_of = naive_loss if variant == "naive" else our_loss
     generator = torch.Generator().manual_seed(1)
@@ -148,12 +109,11 @@ def measure(variant: str, batch: int, quick: bool, repeats: int, count_live: boo
         optimizer.step()
 
     if count_live:
-        for tensor in (*model.parameters(), *model.buffers()):
-            mode.follow(tensor)
-        with mode:
+        weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        with LiveBytes() as live:
             step()
             step()
-        return {"live_gb": mode.peak / GB}
+        return {"live_gb": (weights + live.peak) / GB}
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -165,12 +125,6 @@ def measure(variant: str, batch: int, quick: bool, repeats: int, count_live: boo
         "state_gb": count_parameters(model) * STATE_BYTES / GB,
         "peak_gb": (status_bytes("VmHWM") - before) / GB,
     }
-
-
-def in_fresh_process(variant: str, options: argparse.Namespace, *extra: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "--variant", variant, "--batch", str(options.batch), *extra]
-    command += ["--repeats", str(options.repeats)] + (["--quick"] if options.quick else [])
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
@@ -186,7 +140,8 @@ def main() -> None:
         return
     rows = {}
     for variant in ("naive", "dense", "diag"):
-        rows[variant] = in_fresh_process(variant, options) | in_fresh_process(variant, options, "--live")
+        timed, counted = (in_fresh_process(__file__, variant, options, *extra) for extra in ((), ("--live",)))
+        rows[variant] = timed | counted
     report(rows, options.batch)
 
 

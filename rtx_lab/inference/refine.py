@@ -3,6 +3,10 @@
 The gate is looked at before each step but the first. Tokens are read once, at the end, from each sample's own last
 state, so that a sample in a batch gets the tokens and the steps that it gets alone.
 
+With model.commit, the ceil(n / total_steps) most confident guesses (n: real tokens of the sample) are written into the
+text before each step but the first, the rate at which training reveals tokens; a sample that has committed all of them
+stops.
+
 Shapes: B samples, L length, D width, A samples still in work.
 """
 
@@ -99,20 +103,12 @@ def refine(
     tokens (B, L) int64, masked (B, L) bool, real (B, L) bool or None where nothing is padded. A sample without a masked
     token takes no step, every other at least one. `fixed_steps` replaces gate and `max_steps`.
 
-    With model.commit, the ceil(n / total_steps) most confident guesses (n: real tokens of the sample) are written into
-    the text before each step but the first, the rate at which training reveals tokens; a sample that has committed all
-    of them stops.
-
     Samples that have stopped leave the batch every `check_every` steps. Each look costs one host sync; a later look
     costs up to check_every - 1 idle steps a sample and changes no result. Raises UsageError on counts below one.
     """
     limit = _limit(max_steps, fixed_steps, check_every)
-    observed_BL = hide(tokens_BL, masked_BL, mask_id)
-    thought = model.begin(observed_BL, real_BL)
-    nothing_B = torch.zeros_like(observed_BL[:, 0])
-    texts = _Texts(observed_BL, masked_BL, real_BL, thought.hidden_BLD, nothing_B, nothing_B)
-    everyone_B = torch.arange(len(tokens_BL), device=tokens_BL.device)
-    work, trace = _Work(everyone_B, masked_BL.any(1), thought.hidden_BLD), []
+    texts, work, thought = _begin(model, hide(tokens_BL, masked_BL, mask_id), masked_BL, real_BL)
+    trace: list[Tensor] = []
     for step in range(limit):
         if step and fixed_steps is None:
             work.going_A = work.going_A & (thought.noise_B > threshold)
@@ -122,20 +118,10 @@ def refine(
             thought = _compact(texts, work, thought)
         if not len(work.index_A):
             break
-        thought = model.advance(thought, None, texts.tokens_BL[work.index_A] if step and model.commit else None)
-        work.held_ALD = torch.where(work.going_A[:, None, None], thought.hidden_BLD, work.held_ALD)
-        texts.steps_B = texts.steps_B.index_add(0, work.index_A, work.going_A.long())
+        thought = _recur(model, texts, work, thought, texts.tokens_BL if step and model.commit else None)
         if keep_trace:
             trace.append(_look(model, texts, work, trace, mask_id))
-    texts.hidden_BLD = put(texts.hidden_BLD, work.index_A, work.held_ALD)
-    hidden_BLD = model.read(texts.hidden_BLD, real_BL)
-    return Filled(
-        tokens=fill(model, hidden_BLD, texts.tokens_BL, texts.masked_BL, mask_id)[0],
-        steps=texts.steps_B,
-        num_read=texts.num_read_B + texts.masked_BL.sum(1),
-        hidden=hidden_BLD,
-        trace=trace if keep_trace else None,
-    )
+    return _read(model, texts, work, mask_id, trace if keep_trace else None)
 
 
 def _limit(max_steps: int, fixed_steps: int | None, check_every: int) -> int:
@@ -145,6 +131,37 @@ def _limit(max_steps: int, fixed_steps: int | None, check_every: int) -> int:
     if check_every < 1:
         raise UsageError(f"check_every counts steps from 1, got {check_every}")
     return limit
+
+
+def _begin(
+    model: Refines[T], observed_BL: Tensor, masked_BL: Tensor, real_BL: Tensor | None
+) -> tuple[_Texts, _Work, T]:
+    """Everyone is in work, but only who has a mask goes on."""
+    thought = model.begin(observed_BL, real_BL)
+    nothing_B = torch.zeros_like(observed_BL[:, 0])
+    texts = _Texts(observed_BL, masked_BL, real_BL, thought.hidden_BLD, nothing_B, nothing_B)
+    everyone_B = torch.arange(len(observed_BL), device=observed_BL.device)
+    return texts, _Work(everyone_B, masked_BL.any(1), thought.hidden_BLD), thought
+
+
+def _recur(model: Refines[T], texts: _Texts, work: _Work, thought: T, fresh_BL: Tensor | None) -> T:
+    """One recursion of all in work; those that have stopped keep their states and their counts."""
+    thought = model.advance(thought, None, pick(fresh_BL, work.index_A))
+    work.held_ALD = torch.where(work.going_A[:, None, None], thought.hidden_BLD, work.held_ALD)
+    texts.steps_B = texts.steps_B.index_add(0, work.index_A, work.going_A.long())
+    return thought
+
+
+def _read(model: Refines[T], texts: _Texts, work: _Work, mask_id: int, trace: list[Tensor] | None) -> Filled:
+    """Choose a token for every mask that is left, from each sample's last state."""
+    hidden_BLD = model.read(put(texts.hidden_BLD, work.index_A, work.held_ALD), texts.real_BL)
+    return Filled(
+        tokens=fill(model, hidden_BLD, texts.tokens_BL, texts.masked_BL, mask_id)[0],
+        steps=texts.steps_B,
+        num_read=texts.num_read_B + texts.masked_BL.sum(1),
+        hidden=hidden_BLD,
+        trace=trace,
+    )
 
 
 def _compact(texts: _Texts, work: _Work, thought: T) -> T:

@@ -21,11 +21,10 @@ from torch import Tensor
 
 from rtx_lab.core.errors import UsageError
 from rtx_lab.inference.filling import Encodes, Filled, hide, pick, put
+from rtx_lab.models.masked_lm import SAMPLERS
 from rtx_lab.nn.cross_entropy import logit_chunks
 from rtx_lab.nn.hashing import GOLDEN, scramble, shift_right
 from rtx_lab.nn.masking import CHOICES, REVEALS, alpha, hashed_uniform, hashed_words
-
-SAMPLERS = ("ancestral", "cached")
 
 
 @torch.no_grad()
@@ -54,18 +53,12 @@ def reverse_diffusion(
     turn_BL = reveal_steps(seed_B, masked_BL, num_steps, noise_schedule).cpu().numpy()
     runs_TB = _runs(sampler, turn_BL, num_steps)
     word_BL = hashed_words(seed_B, tokens_BL.shape[1], CHOICES)
-    written_BL = hide(tokens_BL, masked_BL, mask_id)
-    weight_VD = model.output_weight
-    hidden_BLD = weight_VD.new_zeros(*tokens_BL.shape, weight_VD.shape[1])
-    trace = []
+    written_BL, trace = hide(tokens_BL, masked_BL, mask_id), []
+    hidden_BLD = model.output_weight.new_zeros(*tokens_BL.shape, model.output_weight.shape[1])
     for step, runs_B in enumerate(runs_TB):
         if runs_B.any():
-            index_A = torch.from_numpy(np.flatnonzero(runs_B)).to(tokens_BL.device)
-            hidden_ALD = model.encode(written_BL[index_A], pick(real_BL, index_A))
-            hidden_BLD = put(hidden_BLD, index_A, hidden_ALD)
-            row_M = torch.from_numpy(np.flatnonzero(turn_BL == step)).to(tokens_BL.device)
-            token_M = draw(model, hidden_BLD.flatten(0, 1)[row_M], word_BL.flatten()[row_M], mask_id)
-            written_BL = written_BL.flatten().index_copy(0, row_M, token_M).view_as(written_BL)
+            hidden_BLD = _look(model, written_BL, real_BL, hidden_BLD, runs_B)
+            written_BL = _reveal(model, written_BL, hidden_BLD, word_BL, turn_BL == step, mask_id)
         if keep_trace:
             trace.append(written_BL)
     return Filled(
@@ -75,6 +68,21 @@ def reverse_diffusion(
         hidden=hidden_BLD,
         trace=trace if keep_trace else None,
     )
+
+
+def _look(model: Encodes, written_BL: Tensor, real_BL: Tensor | None, hidden_BLD: Tensor, runs_B: np.ndarray) -> Tensor:
+    """Run the network for some samples; return what it gave last for each, (B, L, D)."""
+    index_A = torch.from_numpy(np.flatnonzero(runs_B)).to(written_BL.device)
+    return put(hidden_BLD, index_A, model.encode(written_BL[index_A], pick(real_BL, index_A)))
+
+
+def _reveal(
+    model: Encodes, written_BL: Tensor, hidden_BLD: Tensor, word_BL: Tensor, revealed_BL: np.ndarray, mask_id: int
+) -> Tensor:
+    """Draw the tokens of one step; return the texts with them."""
+    row_M = torch.from_numpy(np.flatnonzero(revealed_BL)).to(written_BL.device)
+    token_M = draw(model, hidden_BLD.flatten(0, 1)[row_M], word_BL.flatten()[row_M], mask_id)
+    return written_BL.flatten().index_copy(0, row_M, token_M).view_as(written_BL)
 
 
 def reveal_steps(seed_B: Tensor, masked_BL: Tensor, num_steps: int, noise_schedule: str) -> Tensor:

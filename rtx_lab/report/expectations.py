@@ -13,6 +13,11 @@ from rtx_lab.report.runs import Run, is_number
 from rtx_lab.report.settings import snake
 from rtx_lab.report.wording import number, probability
 
+COUNTS: dict[str, Callable[[Run], bool]] = {
+    "runs_done": lambda run: run.status == "done",
+    "runs_stopped_early": lambda run: str(run.result.get("reason")).startswith("stopped early"),
+}
+"""What of all runs of a report can be counted."""
 REACHED, NOT_REACHED, UNTOLD = "reached", "not reached", "cannot be told"
 
 
@@ -65,6 +70,8 @@ def judge(row: Mapping[str, Any], groups: Sequence[Group], compared: Sequence[Co
         verdict, evidence = _judge_pairs(row, groups, compared)
     elif row.get("metric") == "hours":
         verdict, evidence = _judge_hours(row, groups)
+    elif row.get("metric") in COUNTS:
+        verdict, evidence = _judge_count(row, groups)
     else:
         verdict, evidence = _judge_bound(row, groups)
     return Verdict(str(row.get("claim") or "-"), str(row.get("source") or ""), verdict, evidence)
@@ -131,6 +138,12 @@ def _judge_hours(row: Mapping[str, Any], groups: Sequence[Group]) -> tuple[str, 
     return verdict if done == len(
         runs
     ) or exceeded else UNTOLD, f"{number(hours, 2)} h, {done} of {len(runs)} runs done"
+
+
+def _judge_count(row: Mapping[str, Any], groups: Sequence[Group]) -> tuple[str, str]:
+    runs = [run for group in groups for run in group.runs if matches(run, _mapping(row.get("where")))]
+    count = sum(COUNTS[str(row["metric"])](run) for run in runs)
+    return _inside(row, count, count), f"{count} of {len(runs)} runs"
 
 
 def _all_of(found: Sequence[tuple[str, str]]) -> tuple[str, str]:

@@ -2,13 +2,15 @@
 
 Denoisers answer a text once for each share of hidden tokens. These records must be the same on both sides, but they are
 no independent draws: a text with all its records is one item, as in the intervals of `rtx_lab.scoring.denoising`.
+A metric of a part of the records, as `mask/50/accuracy`, is compared over these alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rtx_lab.report.groups import Group
@@ -17,21 +19,30 @@ from rtx_lab.report.runs import Run, is_number
 if TYPE_CHECKING:
     from rtx_lab.scoring.comparisons import Difference
 
-_COLUMNS = {"accuracy": "correct", "loss": "nll", "avg_reasoning_steps": "steps"}
+_COLUMNS = {
+    "accuracy": "correct", "loss": "nll", "avg_reasoning_steps": "steps",
+    "class_accuracy": "class_correct", "class_loss": "class_nll",
+}  # fmt: skip
 """Which key of a prediction a metric averages, where it is not the metric's own name."""
+
+_OF_A_PART = re.compile(r"(mask/\d+|fixed/\d+)/(\w+)")
+_CLASS = "class"
+"""Metrics of the classes of whole texts begin so; their records say `"part": "class"`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Items:
     """The test items of one run in order of their id: what was asked and what each answer scored.
 
-    `texts` names for each record of a denoiser the text that was filled in; it is empty for all other tasks.
+    `texts` names for each record of a denoiser the text that was filled in; it is empty for all other tasks. `parts`
+    holds by name those records by themselves of which a metric speaks.
     """
 
     ids: tuple[str, ...]
     gold: tuple[str, ...]
     columns: dict[str, tuple[float, ...]]
     texts: tuple[str, ...] = ()
+    parts: dict[str, Items] = field(default_factory=dict)
 
 
 Answers = dict[str, Items]
@@ -41,12 +52,21 @@ Answers = dict[str, Items]
 def read_answers(groups: Iterable[Group], leaves: Sequence[str]) -> Answers:
     """Read the predictions of all finished runs once, of each only what the metrics `leaves` need."""
     keys = {column_of(leaf) for leaf in leaves} | {"num_tokens"}
-    return {run.name: _read(run, sorted(keys)) for group in groups for run in group.done}
+    parts = {part_of(leaf) for leaf in leaves} - {""}
+    return {run.name: _read(run, sorted(keys), sorted(parts)) for group in groups for run in group.done}
 
 
 def column_of(leaf: str) -> str:
-    """Return the key of a prediction whose mean is the metric: `accuracy` -> `correct`."""
-    return _COLUMNS.get(leaf, leaf)
+    """Return the key of a prediction whose mean is the metric: `accuracy` and `mask/50/accuracy` -> `correct`."""
+    found = _OF_A_PART.fullmatch(leaf)
+    name = found[2] if found else leaf
+    return _COLUMNS.get(name, name)
+
+
+def part_of(leaf: str) -> str:
+    """Return the part of the records that a metric speaks of: `mask/50/accuracy` -> `mask/50`; empty for the whole."""
+    found = _OF_A_PART.fullmatch(leaf)
+    return found[1] if found else _CLASS if leaf.startswith(f"{_CLASS}_") else ""
 
 
 def lower_is_better(leaf: str) -> bool:
@@ -58,15 +78,15 @@ def compare(left: Group, right: Group, leaf: str, answers: Answers) -> Differenc
     """Return right minus left on the metric `leaf`, or one sentence that says why the two cannot be paired."""
     from rtx_lab.scoring.comparisons import compare_correct, compare_values
 
-    column = column_of(leaf)
-    sides = [[answers[run.name] for run in group.done if run.name in answers] for group in (left, right)]
+    column, part = column_of(leaf), part_of(leaf)
+    sides = [[_of(part, answers[run.name]) for run in group.done if run.name in answers] for group in (left, right)]
     problem = _why_not(left, right, sides, column)
     if problem:
         return problem
     if sides[0][0].texts:
         return _compare_texts(left, right, sides, column)
     left_scores, right_scores = ([items.columns[column] for items in side] for side in sides)
-    if column == "correct" and _are_whole(left_scores) and _are_whole(right_scores):
+    if column in ("correct", "class_correct") and _are_whole(left_scores) and _are_whole(right_scores):
         return compare_correct(left_scores, right_scores)
     if column != "nll":
         return compare_values(left_scores, right_scores)
@@ -147,8 +167,34 @@ def _why_not(left: Group, right: Group, sides: Sequence[Sequence[Items]], column
     return ""
 
 
-def _read(run: Run, keys: Sequence[str]) -> Items:
-    records = {name: record for name, record in run.predictions().items() if not record.get("fixed_steps")}
+def _of(part: str, items: Items) -> Items:
+    return items.parts.get(part, Items((), (), {})) if part else items
+
+
+def _read(run: Run, keys: Sequence[str], parts: Collection[str]) -> Items:
+    """All records of a run but those after a fixed number of steps and of classes, and the asked parts beside them."""
+    members: dict[str, dict[str, Mapping[str, Any]]] = {part: {} for part in ("", *parts)}
+    for name, record in run.predictions().items():
+        part = _part(record)
+        if not part or part.startswith("mask/"):
+            members[""][name] = record
+        if part and part in members:
+            members[part][name] = record
+    whole = _items(members.pop(""), keys)
+    return replace(whole, parts={part: _items(records, keys) for part, records in members.items()})
+
+
+def _part(record: Mapping[str, Any]) -> str:
+    """Which part of the metrics a record enters by itself: mask/50, fixed/4, class, or none."""
+    steps, ratio = record.get("fixed_steps"), record.get("ratio")
+    if "part" in record or steps is None:
+        return str(record.get("part", ""))
+    if steps:  # a text that took fewer passes than asked does not enter the metrics of that number
+        return f"fixed/{steps}" if record.get("steps") == steps else "fewer steps"
+    return f"mask/{round(100 * ratio)}" if is_number(ratio) else ""
+
+
+def _items(records: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> Items:
     ids = tuple(sorted(records))
     ordered = [records[name] for name in ids]
     columns = {}

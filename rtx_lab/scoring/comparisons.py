@@ -25,8 +25,8 @@ Array = NDArray[np.float64]
 RESAMPLES = 4000
 _CELLS = 8_000_000
 """Resampled cells held at once: 64 MB."""
-_ROUNDING = 1e-24
-"""A variance below this comes from the rounding of equal numbers."""
+_ROUNDING = 1e-12
+"""What is below this share of the numbers that it was computed from comes from their rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ def compare_values(
         p, method = max(p, _t_test(gap, error, degrees)), "paired bootstrap over items; t over items and seeds"
         half = _quantile(0.975, degrees) * error
         low, high = min(low, gap - half), max(high, gap + half)
-    effect = paired_effect(right_SI.mean(0) - left_SI.mean(0))
+    effect = paired_effect(_gaps(left_SI, right_SI))
     return _difference(left_SI, right_SI, (gap, low, high), (p, effect), (error, degrees), method)
 
 
@@ -127,7 +127,7 @@ def two_way(left_SI: Array, right_SI: Array) -> tuple[float, float, float]:
     is taken off once. Seeds of the two sides count as independent. With one seed a side only items vary.
     Source: Obuchowski and Rockette (1995) with the degrees of freedom of Hillis, Statistics in Medicine 26 (2007).
     """
-    gap_I = right_SI.mean(0) - left_SI.mean(0)
+    gap_I = _gaps(left_SI, right_SI)
     num_items = len(gap_I)
     over_items = float(gap_I.var(ddof=1)) / num_items if num_items > 1 else 0.0
     sides = [side for side in (left_SI, right_SI) if len(side) > 1]
@@ -138,7 +138,7 @@ def two_way(left_SI: Array, right_SI: Array) -> tuple[float, float, float]:
     over_seeds = share * sum(float(side.mean(1).var(ddof=1)) * (len(side) - 1) for side in sides) / free
     explained = share * sum(_residual(side) for side in sides) / (free * (num_items - 1)) / num_items
     variance = over_items + max(0.0, over_seeds - explained)
-    if variance < _ROUNDING:
+    if variance < (_ROUNDING * _size(left_SI, right_SI)) ** 2:
         return float(gap_I.mean()), 0.0, float(num_items - 1)
     spread = over_items**2 / (num_items - 1) + over_seeds**2 / free
     return float(gap_I.mean()), variance**0.5, variance**2 / spread
@@ -152,7 +152,7 @@ def paired_bootstrap(
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 8.
     """
     generator = np.random.default_rng(seed)
-    gap_I = (right_SI.mean(0) - left_SI.mean(0)) * weight_I
+    gap_I = _gaps(left_SI, right_SI) * weight_I
     num_items = len(gap_I)
     block = max(1, _CELLS // num_items)
     drawn = []
@@ -180,10 +180,13 @@ def cohen_h(right: float, left: float) -> float:
 
 
 def paired_effect(difference_I: ArrayLike) -> float:
-    """Return the mean difference in units of its standard deviation over items; 0 where nothing differs."""
+    """Return the mean difference in units of its standard deviation over items.
+
+    0 where the differences do not vary, or by rounding alone: there is no unit then.
+    """
     values = np.asarray(difference_I, float)
     spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return float(values.mean()) / spread if spread else 0.0
+    return float(values.mean()) / spread if spread > _ROUNDING * float(np.abs(values).max()) else 0.0
 
 
 def detectable_difference(
@@ -220,6 +223,16 @@ def _pair(left: ArrayLike, right: ArrayLike) -> tuple[Array, Array]:
     if left_SI.shape[1] != right_SI.shape[1] or not left_SI.shape[1]:
         raise ValueError(f"{left_SI.shape[1]} items against {right_SI.shape[1]}: pairs are needed")
     return left_SI, right_SI
+
+
+def _gaps(left_SI: Array, right_SI: Array) -> Array:
+    """Right minus left per item (I,), means over seeds; 0 where the two are equal but for rounding."""
+    gap_I = right_SI.mean(0) - left_SI.mean(0)
+    return np.where(np.abs(gap_I) > _ROUNDING * _size(left_SI, right_SI), gap_I, 0.0)
+
+
+def _size(left_SI: Array, right_SI: Array) -> float:
+    return max(float(np.abs(left_SI).max()), float(np.abs(right_SI).max()))
 
 
 def _difference(

@@ -17,7 +17,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from rtx_lab.sweep.broken_config import explain_file, explain_first_file
 from rtx_lab.sweep.door import COMPOSE_KEYWORDS
 from rtx_lab.sweep.hydra_keys import unknown
 from rtx_lab.sweep.synonyms import SYNONYMS
@@ -38,7 +40,11 @@ _EXTRAS = {
 
 
 def diagnose(argv: list[str], error: Exception) -> list[str]:
-    """Name what is wrong with each override of a command line; fall back to the first line of Hydra's own words."""
+    """Name what is wrong with each override of a command line; fall back to the first line of Hydra's own words.
+
+    Where a file is at fault, it is named with its line instead.
+    """
+    folder = _config_dir(argv)
     problems: list[str] = []
     unreadable: dict[str, str] = {}
     overrides = list(_parse(argv, problems, unreadable))
@@ -46,7 +52,11 @@ def diagnose(argv: list[str], error: Exception) -> list[str]:
         several = [str(override.input_line) for override in overrides if override.is_sweep_override()]
         problems += [f"`{line}` lists several values: add -m to run them all" for line in several]
     GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(_config_dir(argv)), **COMPOSE_KEYWORDS):
+    with initialize_config_dir(config_dir=str(folder), **COMPOSE_KEYWORDS):
+        try:
+            hydra = compose("config", return_hydra_config=True).hydra
+        except Exception as broken:  # conf/ as it stands; Hydra, OmegaConf and PyYAML each have errors of their own
+            return [explain_first_file(broken, folder)]
         loader = GlobalHydra.instance().config_loader()
         names = {*loader.list_groups(""), *(o.key_or_group for o in overrides if o.key_or_group.startswith("hydra/"))}
         groups = {name: loader.get_group_options(name) for name in names - {"hydra"}}
@@ -54,12 +64,11 @@ def diagnose(argv: list[str], error: Exception) -> list[str]:
         config = _compose([o.input_line or "" for o in good if not o.is_sweep_override()])
         leaves = list(_leaves(config)) + list(groups)
         problems += [_explain_unreadable(word, reason, leaves) for word, reason in unreadable.items()]
-        hydra = compose("config", return_hydra_config=True).hydra
         problems += unknown(hydra, [override.key_or_group for override in overrides])
         for override in overrides:
             if override.key_or_group not in groups and not str(override.key_or_group).startswith("hydra"):
                 problems += _check_key(override, config, leaves)
-    return problems or [_of_another_sweeper(argv, error) or _first_line(error)]
+    return problems or [_of_another_sweeper(argv, error) or explain_file(error, folder) or _first_line(error)]
 
 
 def _of_another_sweeper(argv: list[str], error: Exception) -> str | None:
@@ -123,7 +132,7 @@ def _check_group(override: Override, groups: dict[str, list[str]], problems: lis
 def _compose(overrides: list[str]) -> DictConfig:
     try:
         return compose("config", overrides=overrides)
-    except (HydraException, OmegaConfBaseException):
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError):
         return compose("config")
 
 

@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.core.signals import leave
@@ -42,6 +43,12 @@ _BAD_WORDS = (
 """How the ValueErrors begin that Hydra lets pass: `model=null` or `=3`, thousands of digits, range(0,1,0), -m beside
 --cfg.
 """
+
+_BAD_FILES = (
+    *("Invalid defaults list", "Unsupported item value in defaults", "Unsupported type in defaults", "In "),
+    "'utf-8' codec can't decode",
+)
+"""How those begin that a file of the configuration causes."""
 
 EXIT_PARTLY_FAILED = 4
 """Exit code of a sweep of which not every job is done."""
@@ -104,7 +111,8 @@ def enter(main: Callable[[], Any]) -> int:
 
 def _is_of_the_command_line(error: Exception) -> bool:
     too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG  # Hydra looks for a file of that name
-    return too_long or (isinstance(error, ValueError) and str(error).startswith(_BAD_WORDS))
+    bad_words = isinstance(error, ValueError) and str(error).startswith((*_BAD_WORDS, *_BAD_FILES))
+    return too_long or bad_words or isinstance(error, YAMLError)
 
 
 def unexpected(error: Exception) -> int:

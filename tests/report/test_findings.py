@@ -122,6 +122,16 @@ def test_hours_are_summed_over_runs_and_wait_for_the_last(tmp_path):
     assert verdicts(tmp_path) == {"ample": "cannot be told", "tight": "not reached"}
 
 
+def test_runs_are_counted_by_how_they_ended(tmp_path):
+    rows = [{"claim": "all", "metric": "runs_done", "where": {}, "at_least": 3}]
+    rows += [{"claim": "patient", "metric": "runs_stopped_early", "where": {}, "at_most": 0}]
+    for seed in (0, 1):
+        write_run(tmp_path, [1], seed=seed, **expect(*rows))
+    assert verdicts(tmp_path) == {"all": "not reached", "patient": "reached"}
+    write_run(tmp_path, [1], seed=2, result={"reason": "stopped early at step 5: 2 evaluations"}, **expect(*rows))
+    assert verdicts(tmp_path) == {"all": "reached", "patient": "not reached"}
+
+
 def test_better_than_is_judged_by_the_paired_test(tmp_path):
     rows = [
         {"claim": "more", "better": {"model.num_slots": 128}, "than": {"model.num_slots": 64}},

@@ -22,7 +22,7 @@ def compared(root, leaf):
     """The single pass against recursion."""
     groups = group_runs(load_runs(root))
     left, right = sorted(groups, key=lambda group: group.settings["model"])
-    return compare(left, right, leaf, read_answers(groups, LEAVES)), left, right
+    return compare(left, right, leaf, read_answers(groups, (*LEAVES, leaf))), left, right
 
 
 def two(root, left, right, *, seeds=(0,)):
@@ -38,6 +38,38 @@ def test_the_difference_is_that_of_the_metric(tmp_path, leaf):
     key = f"test/{leaf}"
     assert found.difference == pytest.approx(right.mean(key) - left.mean(key), rel=1e-9)
     assert found.low <= found.difference <= found.high
+
+
+@pytest.mark.parametrize("leaf", ["mask/50/accuracy", "mask/90/loss", "mask/30/exact_match", "fixed/4/accuracy"])
+def test_a_metric_of_a_part_is_compared_over_these_records_alone(tmp_path, leaf):
+    two(tmp_path, records_of(skill=0.5, passes=4), records_of(skill=0.6))
+    found, left, right = compared(tmp_path, leaf)
+    assert found.difference == pytest.approx(right.mean(f"test/{leaf}") - left.mean(f"test/{leaf}"), rel=1e-9)
+    assert found.num_items == 24
+
+
+def test_a_part_that_one_side_does_not_have_is_no_pair(tmp_path):
+    two(tmp_path, records_of(skill=0.5, passes=1), records_of(skill=0.6))
+    assert "has no predictions" in compared(tmp_path, "fixed/4/loss")[0], "a single pass takes no four"
+    assert "has no predictions" in compared(tmp_path, "mask/55/loss")[0]
+
+
+def test_an_expectation_at_one_ratio_is_judged_over_its_texts(tmp_path):
+    """So little of a difference that the intervals of both sides overlap, yet nearly the same on every text."""
+    sides = {"better": {"model": "recursive_denoiser"}, "than": {"model": "masked_language_model"}}
+    metrics = ("test/mask/50/accuracy", "test/mask/50/loss")
+    rows = [{"claim": metric, "metric": metric, **sides} for metric in metrics]
+    for skill, model in ((0.6, MASKED), (0.635, RECURSIVE)):
+        write_denoiser(tmp_path, records_of(skill=skill), model=model, expect=rows)
+    study = read_study(tmp_path)
+    spans = [group.interval(metrics[0]) for group in study.groups]
+    assert spans[0][0] < spans[1][1]
+    assert spans[1][0] < spans[0][1]
+    verdicts = {one.claim: one for one in study.verdicts}
+    assert [verdicts[metric].verdict for metric in metrics] == ["reached", "reached"]
+    assert "corrected p" in verdicts[metrics[0]].evidence
+    compared_at = {one.leaf: one for one in study.comparisons}
+    assert compared_at["mask/50/accuracy"].difference.num_items == 24
 
 
 @pytest.mark.parametrize("leaf", ["loss", "accuracy", "exact_match"])

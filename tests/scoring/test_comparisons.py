@@ -173,6 +173,28 @@ def test_effect_sizes():
     assert paired_effect([1.0]) == paired_effect([2, 2]) == 0.0
 
 
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e9])
+def test_what_varies_by_rounding_alone_has_no_unit(size):
+    left = size * np.random.default_rng(9).random(40)
+    right = left + 0.1 * size
+    found = compare_values(left, right)
+    assert np.ptp(right - left) > 0, "the differences are not equal to the last bit"
+    assert found.difference == pytest.approx(0.1 * size)
+    assert found.effect == 0.0
+    assert paired_effect(0.1 * size + 1e-3 * right) == pytest.approx(
+        np.mean(0.1 * size + 1e-3 * right) / np.std(1e-3 * right, ddof=1)
+    )
+
+
+def test_what_only_rounding_tells_apart_is_no_difference():
+    rng = np.random.default_rng(8)
+    left = rng.random((3, 50))
+    right = left[[2, 0, 1]]  # the same scores, their means in another order
+    assert (left.mean(0) != right.mean(0)).any()
+    found = compare_values(left, right)
+    assert (found.difference, found.p, found.effect) == (0.0, 1.0, 0.0)
+
+
 def test_the_detectable_difference_is_found_four_times_in_five():
     rng, items, discordant = np.random.default_rng(7), 400, 0.3
     error = np.sqrt(discordant / items)
