@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from rtx_lab.core.types import Batch
+from rtx_lab.core.partition import partition
+from rtx_lab.core.types import Batch, Cut
 from rtx_lab.data.batching import StepPlan, by_length, cut
 from rtx_lab.data.collate import collate, collate_options
 from rtx_lab.data.text import Split
@@ -17,32 +19,23 @@ from rtx_lab.data.text import Split
 class StepDataset(Dataset[list[Batch]]):
     """Optimizer steps by number: item s is this rank's micro-batches of step s (the first is 1)."""
 
-    def __init__(
-        self,
-        split: Split,
-        *,
-        seed: int,
-        global_batch: int,
-        micro_batch: int,
-        micro_tokens: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.split = split
-        self.plan = StepPlan(split.lengths, seed=seed, global_batch=global_batch)
-        self.micro_batch, self.micro_tokens = micro_batch, micro_tokens
-        self.rank, self.world_size = rank, world_size
+    def __init__(self, split: Split, cut: Cut) -> None:
+        self.split, self.cut = split, cut
+        self.lengths = split.lengths if cut.micro_tokens is None else both_lengths(split)
+        self.plan = StepPlan(self.lengths, seed=cut.seed, global_batch=cut.global_batch, sort_window=cut.sort_window)
 
     def __getitem__(self, step: int) -> list[Batch]:
+        own = self.cut
         pieces = cut(
-            self.plan.indices(step),
-            self.split.lengths,
-            micro_batch=self.micro_batch,
-            micro_tokens=self.micro_tokens,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
+            self.plan.indices(step), self.lengths, micro_batch=own.micro_batch, micro_tokens=own.micro_tokens,
+            rank=own.rank, world_size=own.world_size,
+        )  # fmt: skip
         return [collate(self.split, rows) for rows in pieces]
+
+
+def both_lengths(split: Split) -> np.ndarray:
+    """Tokens of every source and target as batches hold them, ends included: (n, 2) int64."""
+    return np.stack([split.source_lengths, split.target_lengths + 1], axis=1)
 
 
 def step_loader(
@@ -64,11 +57,31 @@ def step_loader(
     yield from loader
 
 
-def held_out_batches(split: Split, *, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-    """Yield every row once (this rank's share), neighbours in length together, longest first, with options."""
-    order = by_length(torch.arange(len(split)).numpy(), split.lengths)[::-1]
-    for start in list(range(0, len(order), batch_size))[rank::world_size]:
-        yield collate_options(split, order[start : start + batch_size])
+def held_out_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    max_tokens: int | None = None,
+    rows: np.ndarray | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """Yield every row, or each of `rows`, once (this rank's share), alike in length together, longest first.
+
+    A batch holds at most `batch_size` samples and, with `max_tokens`, at most that many tokens with their padding (a
+    longer sample stands alone). Batches have options where rows have.
+    """
+    chosen = np.arange(len(split)) if rows is None else np.asarray(rows)
+    if max_tokens is None:
+        order = by_length(chosen, split.lengths)[::-1]
+        pieces = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    else:
+        lengths = both_lengths(split)
+        order = by_length(chosen, lengths)
+        groups = partition(lengths[order], max_tokens, most_rows=batch_size)
+        pieces = [order[group][::-1] for group in reversed(groups)]
+    for piece in pieces[rank::world_size]:
+        yield collate_options(split, piece)
 
 
 def _begin_worker(worker: int) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from rtx_lab.data.tokenizers import Tokenizer
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test")
 CHUNK = 2048
+Row = TypeVar("Row")
 
 
 class SplitSource(Protocol):
@@ -175,38 +176,50 @@ def encode(dataset: TextDataset, items: list[Item]) -> tuple[store.Arrays, dict[
         raise RunError(f"{dataset.name} has no rows.")
     flat: dict[str, list[np.ndarray]] = {"source": [], "target": [], "option": [], "record": []}
     cut_sources = cut_targets = 0
-    for chunk in _chunks(items, dataset.name):
+    for chunk in chunks(items, dataset.name):
         sources = dataset.tokenizer.encode_batch([item.source for item in chunk])
         cut_sources += sum(len(ids) > dataset.max_source_length for ids in sources)
         flat["source"] += [_cut_source(dataset, item, ids) for item, ids in zip(chunk, sources, strict=False)]
         texts = [text for item in chunk for text in (item.target, *item.options)]
         answers = dataset.tokenizer.encode_batch(texts)
         cut_targets += sum(len(ids) >= dataset.max_target_length for ids in answers)
-        answers = iter(_int32(ids[: dataset.max_target_length - 1]) for ids in answers)
+        answers = iter(int32(ids[: dataset.max_target_length - 1]) for ids in answers)
         for item in chunk:
             flat["target"].append(next(answers))
             flat["option"] += [next(answers) for _ in item.options]
         flat["record"] += [np.frombuffer(_record(item), dtype=np.uint8) for item in chunk]
-    arrays: store.Arrays = {"row_offsets": _offsets([len(item.options) for item in items])}
+    arrays = {"row_offsets": offsets([len(item.options) for item in items]), **joined(flat)}
+    ids = [item.id for item in items]
+    return arrays, noted(dataset.name, dataset.tokenizer, ids, arrays, cut_sources, cut_targets)
+
+
+def joined(flat: Mapping[str, Sequence[np.ndarray]]) -> store.Arrays:
+    """All pieces of a kind in one array, and where each begins (`<kind>_offsets`)."""
+    arrays: store.Arrays = {}
     for kind, parts in flat.items():
         arrays[kind] = np.concatenate(parts) if parts else np.empty(0, np.int32)
-        arrays[f"{kind}_offsets"] = _offsets([len(part) for part in parts])
-    return arrays, _meta(dataset, items, arrays, cut_sources, cut_targets)
+        arrays[f"{kind}_offsets"] = offsets([len(part) for part in parts])
+    return arrays
 
 
-def _meta(dataset: TextDataset, items: list[Item], arrays: store.Arrays, cuts: int, target_cuts: int) -> dict[str, Any]:
-    tokenizer = dataset.tokenizer
+def noted(
+    name: str, tokenizer: Tokenizer, rows: Sequence[str], arrays: store.Arrays, cuts: int, target_cuts: int
+) -> dict[str, Any]:
+    """What is kept beside the arrays of a split; `rows` are the ids of its rows.
+
+    Raises RunError, naming the row, for a token id that the tokenizer gives to no plain text.
+    """
     for kind in ("source", "target"):
         if len(arrays[kind]) and arrays[kind].max() >= tokenizer.vocab_size:
             at = int(np.argmax(arrays[kind] >= tokenizer.vocab_size))
             row = int(np.searchsorted(arrays[f"{kind}_offsets"], at, side="right")) - 1
             raise RunError(
-                f"Row {row} ({items[row].id}) of {dataset.name} holds the token id {arrays[kind][at]} in its {kind}, "
+                f"Row {row} ({rows[row]}) of {name} holds the token id {arrays[kind][at]} in its {kind}, "
                 f"a sentinel beyond the {tokenizer.vocab_size} entries of plain text: take it out of the data."
             )
     ids = [arrays[kind].max(initial=0) for kind in ("source", "target", "option")]
     return {
-        "num_rows": len(items),
+        "num_rows": len(rows),
         "num_cut_sources": cuts,
         "num_cut_targets": target_cuts,
         "max_id": int(max(*ids, tokenizer.pad_id, tokenizer.start_id, tokenizer.eos_id)),
@@ -216,7 +229,8 @@ def _meta(dataset: TextDataset, items: list[Item], arrays: store.Arrays, cuts: i
     }
 
 
-def _chunks(items: list[Item], name: str) -> Iterator[list[Item]]:
+def chunks(items: list[Row], name: str) -> Iterator[list[Row]]:
+    """Some rows at a time, with a bar on a terminal where there are many."""
     from tqdm import tqdm
 
     quiet = None if len(items) > 4 * CHUNK else True  # None: shown on a terminal only
@@ -231,16 +245,18 @@ def _cut_source(dataset: TextDataset, item: Item, ids: list[int]) -> np.ndarray:
     """Shorten from the front, the prefix excepted: the question stands at the end."""
     limit = dataset.max_source_length
     if len(ids) <= limit:
-        return _int32(ids)
+        return int32(ids)
     head = dataset.tokenizer.encode(item.source[: item.keep]) if item.keep else []
-    return _int32(head + ids[len(ids) - (limit - len(head)) :])
+    return int32(head + ids[len(ids) - (limit - len(head)) :])
 
 
-def _int32(ids: Sequence[int]) -> np.ndarray:
+def int32(ids: Sequence[int]) -> np.ndarray:
+    """Token ids as an array."""
     return np.asarray(ids, dtype=np.int32)
 
 
-def _offsets(lengths: Sequence[int]) -> np.ndarray:
+def offsets(lengths: Sequence[int]) -> np.ndarray:
+    """Where pieces of these lengths begin in a flat array, and where the last one ends (n + 1,) int64."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
 

@@ -6,19 +6,20 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rtx_lab.core.errors import RunError
-from rtx_lab.data import story_words, words
+from rtx_lab.core.errors import RunError, UsageError
+from rtx_lab.data import dialogue_words, story_words, words
 
 SHIPPED = "words"
-SHIPPED_FOLDERS = {SHIPPED: words.ASSET, "stories": story_words.ASSET}
+SHIPPED_FOLDERS = {SHIPPED: words.ASSET, "stories": story_words.ASSET, "dialogues": dialogue_words.ASSET}
 STAND_IN = "no words"
 """The name of a tokenizer that knows special tokens only: for what needs a dataset's lengths but none of its text."""
 FILES = ("tokenizer.json", "tokenizer_config.json")
+SENTENCEPIECE_FILES = ("spiece.model", "tokenizer_config.json")
 LOCAL_FOLDERS = {
     "google-t5/t5-small": "t5",
     "google-t5/t5-base": "t5",
@@ -26,9 +27,17 @@ LOCAL_FOLDERS = {
     "t5-small": "t5",
     "t5-base": "t5",
     "t5-large": "t5",
+    "digit82/kobart-summarization": "kobart",
+    "gogamza/kobart-base-v1": "kobart",
+    "gogamza/kobart-base-v2": "kobart",
+    "gogamza/kobart-summarization": "kobart",
+    "hyunwoongko/kobart": "kobart",
 }
-"""Hub ids whose folder under RTX_LAB_TOKENIZERS is not called like the last part of the id (all T5 sizes share one)."""
+"""Hub ids whose folder under RTX_LAB_TOKENIZERS is not called like the last part of the id (sizes share one)."""
 ROLES = ("pad", "bos", "cls", "eos", "sep", "mask")
+KOBART = "model.json"
+"""The file that KoBART's tokenizer was published as: a tokenizer.json of 2020 that names no roles."""
+KOBART_ROLES = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"}
 BERT = "google-bert/bert-base-uncased"
 BERT_ENTRIES = 30522
 REVISIONS = {
@@ -57,6 +66,56 @@ class Tokenizer:
     vocab_size: int
     digest: str
     mask_id: int | None = None
+    special_ids: frozenset[int] = frozenset()
+
+    def with_tokens(self, texts: Sequence[str]) -> Tokenizer:
+        """A copy to which each of these texts is one special token; what was one before keeps its id.
+
+        New ids follow the last one, as in transformers (T5: 32100, after its sentinels). Raises UsageError for an
+        empty text or one that is named twice.
+        """
+        wrong = [repr(text) for text in texts if not text.strip() or list(texts).count(text) > 1]
+        if wrong:
+            raise UsageError(f"Special tokens must be different texts, none empty: not {', '.join(wrong)}.")
+        if not texts:
+            return self
+        backend = copy.deepcopy(self.backend)
+        backend.add_special_tokens(list(texts))
+        ids = {backend.token_to_id(text) for text in texts}
+        digest = hashlib.sha256(json.dumps([self.digest, *texts]).encode()).hexdigest()
+        return replace(
+            self,
+            backend=backend,
+            vocab_size=max(self.vocab_size, *(index + 1 for index in ids)),
+            digest=digest,
+            special_ids=self.special_ids | ids,
+        )
+
+    def framed(self) -> Tokenizer:
+        """A copy that puts start and end around a text where its own post-processor adds neither (KoBART, ours).
+
+        The start only if there is one apart from padding and end. What is exported then does so too.
+        """
+        if self.backend.num_special_tokens_to_add(False):
+            return self
+        from tokenizers.processors import TemplateProcessing
+
+        ids = [self.eos_id] if self.start_id in (self.pad_id, self.eos_id) else [self.start_id, self.eos_id]
+        tokens = [self.backend.id_to_token(index) for index in ids]
+        backend = copy.deepcopy(self.backend)
+        backend.post_processor = TemplateProcessing(
+            single=[*tokens[:-1], "$A", tokens[-1]], special_tokens=list(zip(tokens, ids, strict=True))
+        )
+        return replace(self, backend=backend)
+
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The ids that the post-processor puts before and after a text (T5: none and </s>)."""
+        probe = self.backend.encode("a")  # tells before from after
+        mask = probe.special_tokens_mask
+        if 0 not in mask:
+            return probe.ids[:-1], probe.ids[-1:]
+        first, last = mask.index(0), len(mask) - mask[::-1].index(0)
+        return probe.ids[:first], probe.ids[last:]
 
     def literal(self) -> Tokenizer:
         """A copy to which `[MASK]` and the like in a text are ordinary characters: for documents, not for prompts."""
@@ -74,30 +133,34 @@ class Tokenizer:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         return [one.ids for one in self.backend.encode_batch(list(texts), add_special_tokens=False)]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special ids left out."""
-        return self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], keep: Collection[int] = ()) -> str:
+        """The text of ids, special ids left out; those in `keep` stay, as the speakers of a dialogue."""
+        left_out = self.special_ids.difference(keep)
+        own = [index for index in map(int, ids) if index not in left_out]
+        return self.backend.decode(own, skip_special_tokens=not keep)
 
-    def decode_answer(self, ids: Sequence[int]) -> str:
+    def decode_answer(self, ids: Sequence[int], keep: Collection[int] = ()) -> str:
         """The text of a written answer: what stands before the first end token, or all of it."""
         own = [int(i) for i in ids]
-        return self.decode(own[: own.index(self.eos_id)] if self.eos_id in own else own)
+        return self.decode(own[: own.index(self.eos_id)] if self.eos_id in own else own, keep)
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """Load `words` or `stories` (shipped), a folder, or a hub id, which `RTX_LAB_TOKENIZERS` may hold as a folder.
+    """Load `words`, `stories` or `dialogues` (shipped), a folder, or a hub id, which `RTX_LAB_TOKENIZERS` may hold.
 
-    A folder that holds vocab.txt alone is read as BERT's uncased WordPiece.
+    A folder that holds vocab.txt alone is read as BERT's uncased WordPiece, one with model.json as KoBART's.
     Raises RunError, with both ways out, when it is neither here nor to be had, or when its files are broken.
     """
     if name == STAND_IN:
         return _special_tokens_only()
     folder = _local_folder(name)
     if folder is None:
-        return _read(name, *_download(name))
+        return _from_hub(name)
     definition = folder / "tokenizer.json"
     if definition.is_file():
         return _read(name, definition, folder / "tokenizer_config.json")
+    if (folder / KOBART).is_file():
+        return _read_kobart(name, folder / KOBART)
     if [path.name for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model")] == ["vocab.txt"]:
         return _read_wordpiece(name, folder / "vocab.txt")
     return _convert(name, folder)
@@ -117,25 +180,51 @@ def _local_folder(name: str) -> Path | None:
     return None
 
 
-def _download(name: str) -> tuple[Path, Path]:
+def _from_hub(name: str) -> Tokenizer:
+    """Read tokenizer.json of a hub id or, where there is none (mT5's multilingual summariser), its sentencepiece."""
+    try:
+        return _read(name, *_fetch(name, FILES))
+    except RunError as error:
+        try:
+            found = _fetch(name, SENTENCEPIECE_FILES)
+        except RunError:
+            raise error from None
+    return _convert(name, found[0].parent)
+
+
+def _fetch(name: str, files: Sequence[str]) -> list[Path]:
     from rtx_lab.data.hub import fetch
 
     advice = "RTX_LAB_TOKENIZERS=<folder that holds it>"
     revision = REVISIONS.get(name, "main")
-    files = [fetch(name, file, kind="model", revision=revision, advice=advice) for file in FILES]
-    return files[0], files[1]
+    return [fetch(name, file, kind="model", revision=revision, advice=advice) for file in files]
 
 
 def _read(name: str, definition: Path, config: Path) -> Tokenizer:
+    backend, data = _open(definition)
+    try:
+        specials = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"The tokenizer {config} cannot be read ({error}).") from None
+    return _finish(name, backend, specials, data)
+
+
+def _read_kobart(name: str, definition: Path) -> Tokenizer:
+    backend, data = _open(definition)
+    missing = [token for token in KOBART_ROLES.values() if backend.token_to_id(token) is None]
+    if missing:
+        raise RunError(f"The tokenizer {definition} lacks {', '.join(missing)}: it is not KoBART's.")
+    return _finish(name, backend, dict(KOBART_ROLES), data)
+
+
+def _open(definition: Path) -> tuple[Any, bytes]:
     from tokenizers import Tokenizer as Backend
 
     try:
         data = definition.read_bytes()
-        backend = Backend.from_str(data.decode("utf-8"))
-        specials = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        return Backend.from_str(data.decode("utf-8")), data
     except Exception as error:  # the tokenizers library raises plain Exception
         raise RunError(f"The tokenizer {definition} cannot be read ({error}).") from None
-    return _finish(name, backend, specials, data)
 
 
 def _read_wordpiece(name: str, vocabulary: Path) -> Tokenizer:
@@ -195,10 +284,11 @@ def _finish(name: str, backend: Any, specials: dict[str, Any], data: bytes) -> T
     backend.no_truncation()
     backend.no_padding()
     added = backend.get_added_tokens_decoder()
-    plain = (index for index in backend.get_vocab().values() if index not in added or not added[index].special)
+    special = frozenset(index for index, token in added.items() if token.special)
+    plain = (index for index in backend.get_vocab().values() if index not in special)
     known = [index for index in (pad, start, end, ids["mask"]) if index is not None]
     digest = hashlib.sha256(data + f"{pad} {start} {end}".encode()).hexdigest()
-    return Tokenizer(name, backend, pad, start, end, 1 + max(*plain, *known), digest, ids["mask"])
+    return Tokenizer(name, backend, pad, start, end, 1 + max(*plain, *known), digest, ids["mask"], special)
 
 
 def _special_id(backend: Any, token: Any) -> int | None:

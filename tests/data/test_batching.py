@@ -1,12 +1,12 @@
 import itertools
-from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from rtx_lab.data.batching import MEGA_BATCH, NOBODY, StepPlan, cut, epoch_order, steps_per_epoch
+from rtx_lab.core.partition import group_tokens
+from rtx_lab.data.batching import NOBODY, SORT_WINDOW, StepPlan, axes, cut, epoch_order, steps_per_epoch
 
-CASES = [(1, 4), (3, 4), (4, 4), (64, 64), (1000, 64), (999, 7), (64 * MEGA_BATCH + 5, 64), (10, 1)]
+CASES = [(1, 4), (3, 4), (4, 4), (64, 64), (1000, 64), (999, 7), (64 * SORT_WINDOW + 5, 64), (10, 1)]
 
 
 def step_indices(lengths, *, seed, step, global_batch):
@@ -100,18 +100,53 @@ def test_impossible_plans_and_steps_are_refused():
     assert [steps_per_epoch(num, 64) for num in (1, 64, 65)] == [1, 1, 2]
 
 
-def test_micro_tokens_limit_what_a_micro_batch_holds_with_its_padding():
-    lengths = np.random.default_rng(1).integers(1, 50, 64)
-    lengths[7] = 400
+def pairs_of(num, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.integers(5, 200, num), rng.integers(2, 60, num)], axis=1)
+
+
+@pytest.mark.parametrize("lengths", [lengths_of(300), pairs_of(300)], ids=["one", "two"])
+@pytest.mark.parametrize("micro_tokens", [100, 700, 4000, 10**6])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_micro_tokens_limit_what_a_micro_batch_holds_with_its_padding(lengths, micro_tokens, world):
+    plan = StepPlan(lengths, seed=1, global_batch=64)
+    for step in range(1, plan.steps_per_epoch + 1):
+        rows = plan.indices(step)
+        alone = cut(rows, lengths, micro_tokens=micro_tokens)
+        assert sorted(np.concatenate(alone)) == sorted(rows)
+        assert all(group_tokens(axes(lengths)[piece]) <= micro_tokens or len(piece) == 1 for piece in alone)
+        ranks = [cut(rows, lengths, micro_tokens=micro_tokens, rank=rank, world_size=world) for rank in range(world)]
+        assert len({len(pieces) for pieces in ranks}) == 1
+        together = [tuple(piece) for pieces in ranks for piece in pieces if piece[0] != NOBODY]
+        assert sorted(together) == sorted(tuple(piece) for piece in alone)
+
+
+def test_the_order_of_a_step_changes_no_micro_batch():
+    lengths = pairs_of(64)
     rows = np.arange(64)
-    pieces = cut(rows, lengths, micro_batch=16, micro_tokens=200)
-    assert sorted(np.concatenate(pieces)) == list(rows)
-    assert all(len(piece) <= 16 for piece in pieces)
-    assert all(len(piece) * lengths[piece].max() <= 200 or len(piece) == 1 for piece in pieces)
-    assert [7] in [list(piece) for piece in pieces]
-    assert all(len(a) == 16 or (len(a) + 1) * lengths[b[0]] > 200 for a, b in pairwise(pieces)), (
-        "pieces are as large as allowed"
-    )
+    shuffled = np.random.default_rng(1).permutation(rows)
+    pieces = [[tuple(p) for p in cut(order, lengths, micro_tokens=2000)] for order in (rows, shuffled)]
+    assert pieces[0] == pieces[1]
+
+
+def test_every_epoch_of_pairs_sees_every_sample_once():
+    lengths = pairs_of(999)
+    plan = StepPlan(lengths, seed=3, global_batch=64)
+    for epoch in range(2):
+        steps = [plan.indices(1 + epoch * plan.steps_per_epoch + turn) for turn in range(plan.steps_per_epoch)]
+        assert sorted(np.concatenate(steps)) == list(range(999))
+
+
+def test_a_window_of_one_step_mixes_at_random():
+    """Steps of the default window hold samples alike in length, those of a window of one all lengths."""
+    lengths = lengths_of(6400)
+    spreads = {}
+    for window in (1, 10, SORT_WINDOW):
+        plan = StepPlan(lengths, seed=0, global_batch=64, sort_window=window)
+        spreads[window] = np.mean([np.std(lengths[plan.indices(step)]) for step in range(1, 101)])
+    assert spreads[1] > 0.9 * np.std(lengths) > 5 * spreads[10] > 5 * spreads[SORT_WINDOW]
+    whole = StepPlan(lengths, seed=0, global_batch=64, sort_window=1)
+    assert sorted(np.concatenate([whole.indices(step) for step in range(1, 101)])) == list(range(6400))
 
 
 def test_padding_stays_below_eight_percent_on_spread_lengths():

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from rtx_lab.core.partition import group_tokens, rounded
+from rtx_lab.core.types import Cut
 from rtx_lab.data.collate import IGNORED, collate, collate_options
 from rtx_lab.data.generated import arithmetic, reasoning
-from rtx_lab.data.loading import StepDataset, held_out_batches, step_loader
+from rtx_lab.data.loading import StepDataset, both_lengths, held_out_batches, step_loader
 
 SMALL = {"num_train": 300, "num_validation": 20, "num_test": 45}
 
@@ -26,8 +28,8 @@ def train():
 
 
 def load(split, start, stop, workers=0, **changes):
-    options = {"seed": 5, "global_batch": 64, "micro_batch": 32, **changes}
-    return list(step_loader(StepDataset(split, **options), start=start, stop=stop, num_workers=workers))
+    own = Cut(**{"seed": 5, "global_batch": 64, "micro_batch": 32, **changes})
+    return list(step_loader(StepDataset(split, own), start=start, stop=stop, num_workers=workers))
 
 
 def same(first, second):
@@ -115,13 +117,44 @@ def test_held_out_batches_hold_every_row_once(world):
     assert sorted(row for batch in batches for row in batch["index"].tolist()) == list(range(45))
 
 
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize(("batch_size", "max_tokens"), [(8, 400), (99, 400), (99, 30), (3, 10**6)])
+def test_held_out_batches_by_tokens_hold_every_row_once(world, batch_size, max_tokens):
+    split = reasoning(**SMALL).split("test")
+    options = {"batch_size": batch_size, "max_tokens": max_tokens, "world_size": world}
+    batches = [b for rank in range(world) for b in held_out_batches(split, **options, rank=rank)]
+    rows = [batch["index"].numpy() for batch in batches]
+    assert sorted(np.concatenate(rows)) == list(range(45))
+    assert all(len(own) <= batch_size for own in rows)
+    assert all(group_tokens(both_lengths(split)[own]) <= max_tokens or len(own) == 1 for own in rows)
+    longest = [int(rounded(split.source_lengths[own]).max()) for own in rows]
+    assert world > 1 or longest == sorted(longest, reverse=True)
+
+
+@pytest.mark.parametrize("max_tokens", [None, 200])
+def test_some_rows_alone_can_be_held_out(max_tokens):
+    split = reasoning(**SMALL).split("test")
+    batches = held_out_batches(split, batch_size=4, max_tokens=max_tokens, rows=np.array([3, 40, 7, 8, 21]))
+    assert sorted(row for batch in batches for row in batch["index"].tolist()) == [3, 7, 8, 21, 40]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_steps_by_tokens_are_the_same_however_they_are_reached(train, workers):
+    options = {"micro_tokens": 600, "sort_window": 2}
+    whole = load(train, 0, 10, **options)
+    assert same(whole[6:], load(train, 6, 10, workers, **options))
+    seen = [row for step in whole[:5] for batch in step for row in batch["index"].tolist()]
+    assert sorted(seen) == list(range(300))
+
+
 LOOP = """
 import sys
+from rtx_lab.core.types import Cut
 from rtx_lab.data.generated import reasoning
 from rtx_lab.data.loading import StepDataset, step_loader
 import time
 split = reasoning(num_train=300, num_validation=20, num_test=45).split("train")
-steps = StepDataset(split, seed=5, global_batch=64, micro_batch=32)
+steps = StepDataset(split, Cut(seed=5, global_batch=64, micro_batch=32))
 try:
     for number, batches in enumerate(step_loader(steps, start=0, stop=10**6, num_workers=2)):
         if number >= 2:  # both workers are at work, not still starting
@@ -149,6 +182,6 @@ def test_control_c_ends_the_workers_without_a_traceback():
 def test_workers_can_be_spawned(train):
     import pickle
 
-    steps = StepDataset(train, seed=5, global_batch=64, micro_batch=32)
+    steps = StepDataset(train, Cut(seed=5, global_batch=64, micro_batch=32))
     again = pickle.loads(pickle.dumps(steps))
     assert same([steps[3]], [again[3]])
