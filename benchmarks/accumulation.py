@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rtx_lab.core import gradients
+from rtx_lab.core.cutting import BY_SAMPLES
 from rtx_lab.core.device import setup
 from rtx_lab.core.parallel import Ranks
 from rtx_lab.core.schema import Hardware
@@ -78,7 +79,7 @@ def ours(model: nn.Module, batches: list[dict[str, Tensor]]) -> Tensor:
     device = setup(Hardware(name="cpu", device="cpu", precision="fp32", memory_gb=4, num_threads=1))
     run = SimpleNamespace(
         model=model, task=Task(), device=device, seed=0, state=TrainState(), ranks=Ranks(), window=Window({}),
-        params=list(model.parameters()),
+        params=list(model.parameters()), cutting=BY_SAMPLES,
     )  # fmt: skip
     weight = sum(float(run.task.weight(batch)) for batch in batches)
     gradients.compute(run, 1, batches, weight)  # type: ignore[arg-type]

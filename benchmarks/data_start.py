@@ -28,11 +28,12 @@ def timed(action: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def ours() -> None:
+    from rtx_lab.core.types import Cut
     from rtx_lab.data.generated import reasoning
     from rtx_lab.data.loading import StepDataset, step_loader
 
     split = reasoning(num_train=ROWS).split("train")
-    steps = StepDataset(split, seed=1, global_batch=BATCH, micro_batch=BATCH)
+    steps = StepDataset(split, Cut(seed=1, global_batch=BATCH, micro_batch=BATCH))
     next(iter(step_loader(steps, start=0, stop=1)))
 
 

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from rtx_lab.core.cutting import BY_SAMPLES, Cutting, in_pieces
 from rtx_lab.core.device import Device
-from rtx_lab.core.memory import with_halving
 from rtx_lab.core.parallel import Ranks
 from rtx_lab.core.signals import Stopped
 from rtx_lab.core.types import Record, Task
@@ -24,31 +24,43 @@ def evaluate(
     ranks: Ranks,
     *,
     check: Callable[[], None] = lambda: None,
+    cutting: Cutting = BY_SAMPLES,
+    events: list[Record] | None = None,
 ) -> tuple[dict[str, Any], list[Record]]:
     """Score every row of `split`; return its metrics and one record per row, in row order.
 
     Under torchrun each rank scores its share and every rank returns the whole. A batch that does not fit is scored in
-    halves. `check` is called before each batch and may raise (`StopSignal.check`).
+    smaller pieces, cut by `cutting`; that is added to `events`, and what the last such event of this split says holds
+    from the start. `check` is called before each batch and may raise (`StopSignal.check`).
     """
+    events = [] if events is None else events
+
     was_training = model.training
     model.eval()
     records: list[Record] = []
-    limit: int | None = None
+    limit = _limit_in_force(events, split, cutting)
     failure: Exception | None = None
     try:
         with torch.inference_mode(), device.autocast:
             for number, batch in enumerate(task.held_out(split)):
                 check()
                 if number % ranks.world_size == ranks.rank:
-                    scored, limit = with_halving(
-                        lambda piece: task.score(model, device.move(piece), split), batch, limit, device.release
-                    )
+                    scored, limit = in_pieces(
+                        lambda piece: task.score(model, device.move(piece), split),
+                        batch, limit, cutting, device.release, lambda event: events.append(event | {"split": split}),
+                    )  # fmt: skip
                     records += scored
     except Exception as error:
         failure = error
     model.train(was_training)
     records = sorted(_gather(records, failure, ranks), key=lambda record: record["row"])
     return task.summarise(records) | task.inspect(model), records
+
+
+def _limit_in_force(events: list[Record], split: str, cutting: Cutting) -> int | None:
+    """What an earlier evaluation of the split was left with after an out-of-memory."""
+    own = [event for event in events if event.get("split") == split and cutting.name in event]
+    return own[-1]["retried_with"] if own else None
 
 
 def _gather(records: list[Record], failure: Exception | None, ranks: Ranks) -> list[Record]:

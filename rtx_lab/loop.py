@@ -8,7 +8,6 @@ and flags are read when a line is logged.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -19,9 +18,10 @@ from torch import nn
 
 from rtx_lab.core import checkpoint, gradients
 from rtx_lab.core.checkpoint import Store
+from rtx_lab.core.cutting import BY_SAMPLES, Cutting
 from rtx_lab.core.device import Device
 from rtx_lab.core.errors import RunError
-from rtx_lab.core.memory import OutOfMemory, forget, is_out_of_memory
+from rtx_lab.core.memory import OutOfMemory, forget, is_out_of_memory, rows
 from rtx_lab.core.parallel import Ranks
 from rtx_lab.core.recovery import latest_of
 from rtx_lab.core.signals import Stopped, StopSignal
@@ -48,7 +48,7 @@ def resume_from(place: Path, model: nn.Module, update: Update, device: Device) -
     Raises UsageError if it belongs to another model or optimizer, RunError if it is damaged; then nothing has changed.
     """
     state = _restore(checkpoint.find_newest(place), model, update, device)
-    state.best, state.stale, state.events = None, 0, []
+    state.best, state.stale, state.events, state.time_split_s = None, 0, [], {}
     return state
 
 
@@ -71,27 +71,32 @@ def fit(
     stop: StopSignal | None = None,
     state: TrainState | None = None,
     ranks: Ranks | None = None,
+    cutting: Cutting = BY_SAMPLES,
     show: Callable[[int, Record | None], None] = lambda _step, _record: None,
 ) -> Outcome:
     """Train up to `plan.steps` optimizer steps and say how it ended; a run is continued by handing in its `state`.
 
     `log` receives one record per logged step and per evaluation (rank 0 alone); `evaluate` returns metrics with the
-    task's monitor among them, is called on every rank, and rank 0's value decides; `show` is told of every step for a
-    progress bar. `plan.steps` 0 trains nothing. Raises RunError if a checkpoint cannot be written; other exceptions
-    pass through.
+    task's monitor among them, is called on every rank, and rank 0's value decides; `cutting` makes micro-batches that
+    do not fit smaller; `show` is told of every step for a progress bar. `plan.steps` 0 trains nothing. Raises RunError
+    if a checkpoint cannot be written; other exceptions pass through.
     """
     state = state or TrainState()
+    update = gradients.insisting(update, device, state)
+    earlier_s = sum(state.time_split_s.values())
     run = Training(
         model=model, task=task, update=update, plan=plan, device=device, seed=seed,
         store=store, log=log, evaluate=evaluate, stop=stop or StopSignal(),
-        state=state, ranks=ranks or Ranks(), window=Window(state.window),
+        state=state, ranks=ranks or Ranks(), window=Window(state.window), cutting=cutting,
         params=[param for param in model.parameters() if param.requires_grad],
         apply=partial(scaled, device.scaler, update) if device.scaler else partial(update.step, update),
     )  # fmt: skip
     status, reason = _until_the_end(run, show)
     gradients.drop(run)
-    _count_time(run)
-    return Outcome(status=status, reason=reason, state=state, signum=run.stop.signum, **run.window.times())
+    run.book("train")
+    return Outcome(
+        status=status, reason=reason, state=state, signum=run.stop.signum, earlier_s=earlier_s, **run.window.times()
+    )
 
 
 def _until_the_end(run: Training, show: Callable[[int, Record | None], None]) -> tuple[str, str]:
@@ -120,6 +125,7 @@ def _train(run: Training, show: Callable[[int, Record | None], None]) -> str:
         return _early(run)
     run.model.train()
     steps = iter(run.task.batches(run.model, state.step, plan.steps))
+    run.book("data")
     run.window.start_clock()
     while state.step < plan.steps:
         stopping = _step(run, _next(run, steps))
@@ -146,18 +152,19 @@ def _early(run: Training) -> str:
 
 
 def _next(run: Training, steps: Iterator[list[Batch]]) -> list[Batch]:
-    before = time.perf_counter()
+    run.book("train")
     batches = next(steps, None)
+    run.window.waited(run.book("data"))
     if not batches:
         raise RunError(f"the task gave no samples for step {run.state.step + 1} of {run.plan.steps}")
-    run.window.waited(time.perf_counter() - before)
     return batches
 
 
 def _step(run: Training, batches: list[Batch]) -> bool:
     """Do one optimizer step; return whether a signal asks any of the processes to stop."""
     step = run.state.step + 1
-    (weight,) = run.ranks.sum_host([sum(float(run.task.weight(batch)) for batch in batches)])
+    own = [sum(float(run.task.weight(batch)) for batch in batches), float(sum(rows(batch) for batch in batches))]
+    weight, num_samples = run.ranks.sum_host(own)
     set_rate(run.update, step)
     loss = failure = None
     try:
@@ -171,7 +178,7 @@ def _step(run: Training, batches: list[Batch]) -> bool:
     norm, refused = run.apply(grads, loss, weight or 1.0)
     del grads
     gradients.drop(run)
-    run.window.add(step, loss, norm, refused, weight)
+    run.window.add(step, loss, norm, refused, weight, num_samples)
     return stopping
 
 
@@ -199,6 +206,7 @@ def _log(run: Training) -> Record:
     device = run.device
     record = {"step": run.state.step, "lr": run.update.rate(run.state.step), **run.window.line()}
     record |= {"memory_gb": device.memory_in_use_gb(), "peak_memory_gb": device.peak_memory_gb()}
+    record |= {"reserved_gb": device.reserved_gb(), "peak_reserved_gb": device.peak_reserved_gb()}
     if run.ranks.leads:
         run.log(record)
     return record
@@ -210,18 +218,20 @@ def _evaluate_if_due(run: Training) -> bool:
     if not state.step or state.evaluated == state.step or (state.step % plan.eval_every and state.step != plan.steps):
         return False
     _drain(run)
+    run.book("train")
     run.model.eval()
     metrics: dict[str, Any] = {}
     try:
         metrics = run.evaluate()
     except Stopped:
         stopped = True
+    run.book("evaluation")
     run.model.train()
     if any(run.ranks.max_host([float(stopped)])):
         _save(run)
         raise Ended("interrupted", f"stopped by a signal in the evaluation after step {state.step}")
     if run.ranks.leads and metrics:
-        run.log({"step": state.step, **metrics})
+        run.log({"step": state.step, **metrics, "time_s": sum(state.time_split_s.values())})
     state.evaluated = state.step
     _judge(run, metrics)
     run.window.start_clock()
@@ -247,7 +257,7 @@ def _save(run: Training) -> None:
     if run.store is None or run.saved == run.state.step:
         return
     _drain(run)
-    _count_time(run)
+    run.book("train")
     failure = None
     if run.ranks.leads:
         try:
@@ -258,10 +268,5 @@ def _save(run: Training) -> None:
     if not written:
         raise failure or RunError("rank 0 could not write the checkpoint")
     run.saved = run.state.step
+    run.book("checkpoint")
     run.window.start_clock()
-
-
-def _count_time(run: Training) -> None:
-    now = time.perf_counter()
-    run.state.time_s += now - run.since
-    run.since = now

@@ -138,7 +138,10 @@ def adamw(
     state_bytes = 2.0 * sum(param.nbytes for param in model.parameters() if param.requires_grad)
     # a refusal in the fused kernels costs more kernels per tensor: it only pays where the host would have to wait
     step = on_device if any(param.is_cuda for param in model.parameters()) else by_host
-    return Update(optimizer=optimizer, rate=rate, max_grad_norm=max_grad_norm, step=step, state_bytes=state_bytes)
+    return Update(
+        optimizer=optimizer, rate=rate, max_grad_norm=max_grad_norm, step=step, state_bytes=state_bytes,
+        prepare=partial(_allocate_moments, optimizer),
+    )  # fmt: skip
 
 
 def adamw_8bit(
@@ -248,6 +251,15 @@ def _quantised_bytes(param: torch.Tensor, is_table: bool) -> float:
         if is_table or param.numel() < 4096
         else 2.0 * (param.numel() + 4 * -(-param.numel() // 256))
     )
+
+
+def _allocate_moments(optimizer: torch.optim.AdamW) -> None:
+    """Make the state that torch would make in the first step, between the steps of two groups of weights."""
+    for param in _trained(optimizer):
+        if not optimizer.state[param]:
+            moments = (torch.zeros_like(param, memory_format=torch.preserve_format) for _ in range(2))
+            count = torch.zeros((), dtype=torch.float32, device=param.device)
+            optimizer.state[param] = dict(zip(("step", "exp_avg", "exp_avg_sq"), (count, *moments), strict=True))
 
 
 def _allocate_state(optimizer: Any, tables: set[torch.Tensor]) -> None:

@@ -7,27 +7,26 @@ import logging
 import os
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from rtx_lab import loop, pruning
-from rtx_lab.core import checkpoint, device, earlier, memory, parallel, record, telemetry
+from rtx_lab.core import checkpoint, earlier, memory, parallel, record, telemetry
 from rtx_lab.core.components import bind
 from rtx_lab.core.credentials import read_env_file
+from rtx_lab.core.cutting import once_more
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.core.progress import progress_bar
 from rtx_lab.core.rundir import RunDir, write_json, write_text
-from rtx_lab.core.schema import RunConfig, Settled, settle
+from rtx_lab.core.schema import Settled, settle
 from rtx_lab.core.signals import Stopped, StopSignal, exit_code
-from rtx_lab.core.training import Outcome, Plan, TrainState
-from rtx_lab.core.types import Cut, Task
-from rtx_lab.evaluate import evaluate
+from rtx_lab.core.training import PURPOSES, Outcome, Plan, TrainState
+from rtx_lab.parts import Parts, build
 from rtx_lab.preflight import finished, input_digests
 from rtx_lab.tracking import Tracker
 
@@ -35,20 +34,6 @@ log = logging.getLogger(__name__)
 
 PATIENT_SHARE = 0.2
 """Share of the time that may be spent waiting for data before a line of advice is due."""
-
-
-@dataclass(slots=True)
-class Parts:
-    """Everything that a run is made of once it is built."""
-
-    run: RunConfig
-    device: device.Device
-    ranks: parallel.Ranks
-    dataset: Any
-    model: nn.Module
-    task: Any
-    events: list[dict[str, Any]] = field(default_factory=list)
-    energy: telemetry.EnergyMeter = field(default_factory=telemetry.EnergyMeter)
 
 
 def run(config: DictConfig) -> dict[str, Any]:
@@ -115,12 +100,11 @@ def _attempt(settled: Settled, directory: RunDir) -> dict[str, Any]:
         reason = f"{type(error).__name__}: {first_line} (traceback in {directory.path / 'train.log'})"
         result |= {"status": kind, "reason": reason}
         memory.forget(error)
-    spent = before.get("time_s")
     planned = directory.read_plan() or {}
     if planned.get("signature") == settled.signature:
         result |= {key: planned.get(key) for key in ("price", "predicted_peak_memory_gb")}
         result["parents"] = [*(planned.get("parents") or []), *result.get("parents", [])]
-    result["time_s"] = round(time.time() - started + (spent if isinstance(spent, (int, float)) else 0.0), 3)
+    result |= record.times(started, before, result.pop("earlier_s", 0.0))
     return result | {"versions": record.versions(), "git": record.git_state(Path(__file__).parent)}
 
 
@@ -137,13 +121,15 @@ def _execute(settled: Settled, directory: RunDir, stop: StopSignal) -> dict[str,
 
 def _train_and_evaluate(settled: Settled, parts: Parts, directory: RunDir, stop: StopSignal) -> dict[str, Any]:
     run, task = settled.run, parts.task
-    if run.budget.micro_batch == "auto":  # before the task cuts its first batch
-        _find_micro_batch(parts, float(bind(run.optim)(parts.model, 1).state_bytes))
+    parts.model.gradient_checkpointing = run.budget.gradient_checkpointing  # type: ignore[assignment]
+    parts.events += memory.find_auto(
+        run.budget, parts.model, task, parts.device, parts.ranks,
+        lambda: float(bind(run.optim)(parts.model, 1).state_bytes), parts.cutting.size,
+    )  # fmt: skip
     plan = Plan.of(run.budget, task.steps_per_epoch if run.budget.steps != 0 else 1)
     update = bind(run.optim)(parts.model, max(1, plan.steps))
     store = checkpoint.Store(folder=directory.checkpoints, keep_last=run.budget.keep_last, owner=settled.signature)
     state = _starting_point(parts, update, store)
-    parts.model.gradient_checkpointing = run.budget.gradient_checkpointing  # type: ignore[assignment]
     if run.hardware.compile:
         task.loss = torch.compile(task.loss, dynamic=True)
     tracker = None
@@ -154,49 +140,21 @@ def _train_and_evaluate(settled: Settled, parts: Parts, directory: RunDir, stop:
     result: dict[str, Any] = {"total_steps": plan.steps}
     try:
         outcome = _train(parts, update, plan, store, state, directory, tracker, stop)
-        result |= _describe(settled, parts, outcome)
+        result |= _describe(settled, parts, outcome) | record.memory(directory.read_metrics(), parts.device)
         if outcome.status != "done":
             return result | {"exit_code": exit_code(outcome.signum) if outcome.status == "interrupted" else 1}
         best = checkpoint.best(store.folder) if plan.steps else None
         if best is not None:
-            checkpoint.load_weights(parts.model, best)
-        result |= _final_evaluation(parts, directory, stop)
+            told = partial(outcome.state.events.append, {"event": "out_of_memory", "where": "load"})
+            once_more(partial(checkpoint.load_weights, parts.model, best), parts.device.release, told)
+        before = time.perf_counter()
+        result |= _final_evaluation(parts, directory, stop, outcome.state.events)
+        result |= record.memory(directory.read_metrics(), parts.device)
+        result["time_split_s"]["evaluation"] += time.perf_counter() - before
         return result
     finally:
         if tracker is not None:
             tracker.close(result.get("metrics"))
-
-
-def build(run: RunConfig) -> Parts:
-    """Build dataset, model and task on the device that the configuration names."""
-    place = device.setup(run.hardware)
-    ranks = parallel.join(place.torch_device.type)
-    dataset = bind(run.dataset)()
-    place.seed(run.seed)
-    model = bind(run.model)().to(place.torch_device)
-    budget = run.budget
-    cut = Cut(
-        seed=run.seed,
-        global_batch=budget.global_batch,
-        micro_batch=budget.global_batch if budget.micro_batch == "auto" else budget.micro_batch,
-        micro_tokens=budget.micro_tokens,
-        eval_batch=budget.eval_batch or budget.global_batch,
-        num_workers=run.hardware.num_workers or 0,
-        pin_memory=place.is_cuda,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-    )
-    task: Task = bind(run.task)(dataset=dataset, cut=cut, generation=run.generation)
-    return Parts(run, place, ranks, dataset, model, task)
-
-
-def _find_micro_batch(parts: Parts, optimizer_bytes: float) -> None:
-    share = parts.run.budget.global_batch // parts.ranks.world_size
-    own = memory.fit_micro_batch(parts.model, parts.task, parts.device, max(1, share), optimizer_bytes)
-    found = -int(parts.ranks.max_host([-own])[0])  # the same on every rank: the smallest
-    parts.task.cut.micro_batch = found
-    parts.events.append({"event": "micro_batch_found", "micro_batch": found})
-    log.info("budget.micro_batch=auto: %d samples fit", found)
 
 
 def _starting_point(parts: Parts, update: Any, store: checkpoint.Store) -> TrainState:
@@ -238,7 +196,7 @@ def _train(
             tracker.log(line)
 
     def look() -> dict[str, Any]:
-        metrics, _ = evaluate(parts.model, parts.task, "validation", parts.device, ranks, check=stop.check)
+        metrics, _ = parts.evaluate(parts.task.watched, stop, state.events)
         found = {f"validation/{key}": value for key, value in metrics.items()}
         log.info("%s %s", parts.task.monitor, found.get(parts.task.monitor))
         return found
@@ -250,7 +208,7 @@ def _train(
     with progress_bar(plan.steps, state.step, leads=ranks.leads) as show:
         return loop.fit(
             parts.model, parts.task, update, plan, parts.device, seed=run.seed, store=store, log=keep,
-            evaluate=watch, stop=stop, state=state, ranks=ranks, show=show,
+            evaluate=watch, stop=stop, state=state, ranks=ranks, cutting=parts.cutting, show=show,
         )  # fmt: skip
 
 
@@ -271,20 +229,26 @@ def _describe(settled: Settled, parts: Parts, outcome: Outcome) -> dict[str, Any
         "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
         "parents": [place for place in (parts.run.init_from, parts.run.resume_from) if place],
         "step_time_s": outcome.step_time_s,
-        "peak_memory_gb": parts.device.peak_memory_gb(),
+        "earlier_s": outcome.earlier_s,
+        "time_split_s": {purpose: outcome.state.time_split_s.get(purpose, 0.0) for purpose in PURPOSES},
+        "num_processes": parts.ranks.world_size,
         "energy_kwh": parts.energy.kwh,
         "digests": input_digests(settled, parts.dataset),
         "events": parts.events + outcome.state.events,
     }
 
 
-def _final_evaluation(parts: Parts, directory: RunDir, stop: StopSignal) -> dict[str, Any]:
-    """Score validation and test with the best weights; the objective is the monitored metric of validation."""
+def _final_evaluation(parts: Parts, directory: RunDir, stop: StopSignal, events: list[Any]) -> dict[str, Any]:
+    """Score validation, test and what else there is with the best weights; the objective is validation's monitor."""
     metrics: dict[str, Any] = {}
-    for split in ("validation", "test"):
-        found, records = evaluate(parts.model, parts.task, split, parts.device, parts.ranks, check=stop.check)
+    for split in parts.task.splits:
+        found, records = parts.evaluate(split, stop, events)
         metrics |= {f"{split}/{key}": value for key, value in found.items()}
-        if split == "test" and parts.ranks.leads:
+        if not parts.ranks.leads:
+            continue
+        for name, text in parts.task.files(records, split).items():
+            write_text(directory.path / name, text)
+        if split == "test":
             public = [{k: v for k, v in entry.items() if not k.startswith("_")} for entry in records]
             directory.write_predictions(public)
             for name, value in parts.task.maps(parts.model).items():
@@ -292,4 +256,4 @@ def _final_evaluation(parts: Parts, directory: RunDir, stop: StopSignal) -> dict
     low, high = metrics.get("test/accuracy_low"), metrics.get("test/accuracy_high")
     if low is not None and high is not None:
         log.info("test/accuracy %.4f (95 %% interval %.4f to %.4f)", metrics["test/accuracy"], low, high)
-    return {"metrics": metrics, "objective": metrics.get(parts.task.monitor)}
+    return {"metrics": metrics, "objective": metrics.get(parts.task.monitor), "events": parts.events + events}

@@ -17,12 +17,20 @@ ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = (
     *("hardware=cpu", "hardware.num_threads=1", "budget.global_batch=16", "budget.micro_batch=8", "optim.lr=3e-3"),
-    *("dataset.num_train=256", "dataset.num_validation=16", "dataset.num_test=16", "model.d_model=16"),
-    *("model.dropout=0", "budget.log_every=1"),
+    *("model.d_model=16", "model.dropout=0", "budget.log_every=1"),
 )
+ROWS = ("dataset.num_train=256", "dataset.num_validation=16", "dataset.num_test=16")
 SLOTS = ("model.num_slots=8", "model.bilinear_rank=4", "model.num_heads=2")
 BLOCKS = ("dataset=stories", "model.n_heads=2", "model.d_ff=32", "model.n_encoder_layers=2")
 GATE = ("model.gate_hidden_dim=8",)
+WHOLE = ("dataset=dialogues", "model.quantize=none", "model.lora_rank=null", "model.lora_targets=null")
+"""A summariser trained whole: adapters are float32 whatever the rest is."""
+SUMMARISERS = {
+    **dict.fromkeys(("mt5_xlsum_optimized_v2", "mt5_xlsum_korean_adapted", "mt5_xlsum_ultimate"), "tiny_mt5"),
+    "eenzeenee_t5": "tiny_t5",
+    **dict.fromkeys(("baseline_kobart", "high_learning_rate", "batch_optimization"), "tiny_bart"),
+    **dict.fromkeys(("batch_study", "batch_study_factors", "summary_controls"), "tiny_bart"),
+}
 RUNS = {
     "main": ("phase=main", "budget.steps=10"),
     "main_arithmetic": ("phase=main", "budget.steps=10", "dataset=arithmetic"),
@@ -41,6 +49,8 @@ RUNS = {
         phase: (f"phase={phase}", "budget.steps=10", *BLOCKS, *GATE)
         for phase in ("rdt_sanity", "rdt_scale", "rdt_search", "rdt_compare", "rdt_inference")
     },
+    **{phase: (f"phase={phase}", "budget.steps=10", f"model={model}", *WHOLE) for phase, model in SUMMARISERS.items()},
+    "rdt_multitask": ("phase=rdt_multitask", "budget.steps=10", *BLOCKS[1:], *GATE),
     "rdt_compare_commit": ("phase=rdt_compare", "budget.steps=10", "model.commit=true", *BLOCKS, *GATE),
     "rdt_compare_revealed": (
         *("phase=rdt_compare", "budget.steps=10", "model.supervision=newly_revealed", "model.reinject=false"),
@@ -54,7 +64,16 @@ RUNS = {
 }
 
 
-def losses(overrides: tuple[str, ...]) -> list[float]:
+def data_of(overrides: tuple[str, ...], folder: Path) -> list[str]:
+    """What makes a run's data small; the one that reads a public set gets sentences of the tests in its form."""
+    if "phase=rdt_multitask" in overrides:
+        from sentences import write_sst2
+
+        return [f"dataset.{key}={value}".replace("'", "") for key, value in write_sst2(folder, 256, 16).items()]
+    return [*ROWS, *(() if {"dataset=stories", "dataset=dialogues"} & set(overrides) else SLOTS)]
+
+
+def losses(overrides: tuple[str, ...], folder: Path) -> list[float]:
     """The loss of every step of a run that logs every step and evaluates nothing."""
     from rtx_lab.core.components import bind
     from rtx_lab.core.schema import settle
@@ -63,9 +82,9 @@ def losses(overrides: tuple[str, ...]) -> list[float]:
     from rtx_lab.run import build
     from rtx_lab.sweep.door import COMPOSE_KEYWORDS
 
-    sizes = () if "dataset=stories" in overrides else SLOTS
+    small = [*SMALL, *data_of(overrides, folder)]
     with initialize_config_dir(config_dir=str(ROOT / "conf"), **COMPOSE_KEYWORDS):
-        config = compose("config", overrides=[*SMALL, *sizes, *overrides], return_hydra_config=True)
+        config = compose("config", overrides=[*small, *overrides], return_hydra_config=True)
     torch.set_default_dtype(torch.float64)  # weights drawn in float32 would differ in their last bits between CPUs
     try:
         parts = build(settle(config).run)
@@ -93,16 +112,17 @@ def threads():
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_losses_are_those_on_record(name, threads):
+def test_the_losses_are_those_on_record(name, threads, tmp_path):
     rows = [line.split() for line in (GOLDEN / f"{name}.txt").read_text().splitlines()]
-    found = losses(RUNS[name])
+    found = losses(RUNS[name], tmp_path)
     assert [int(step) for step, _ in rows] == list(range(1, len(found) + 1))
     assert found == pytest.approx([float(loss) for _, loss in rows], rel=1e-9, abs=0)
 
 
 def test_every_phase_has_its_record():
     """A phase that is a sequence of others trains nothing of its own."""
-    phases = {path.stem for path in (ROOT / "conf" / "phase").glob("*.yaml") if "stages:" not in path.read_text()}
+    files = {path.stem: path.read_text() for path in (ROOT / "conf" / "phase").glob("*.yaml")}
+    phases = {name for name, text in files.items() if "    stages:" not in text and "    stage_overrides:" not in text}
     assert {overrides[0].removeprefix("phase=") for overrides in RUNS.values()} == phases
     assert {path.stem for path in GOLDEN.glob("*.txt")} == set(RUNS)
 
@@ -114,11 +134,11 @@ def write_anew() -> None:
         os.environ["RTX_LAB_CACHE"] = cache
         for name in sys.argv[1:] or RUNS:
             overrides = RUNS[name]
-            rows = [f"{step} {loss!r}\n" for step, loss in enumerate(losses(overrides), start=1)]
+            rows = [f"{step} {loss!r}\n" for step, loss in enumerate(losses(overrides, Path(cache, name)), start=1)]
             (GOLDEN / f"{name}.txt").write_text("".join(rows))
             print(name, rows[-1].strip())
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+    sys.path[:0] = [str(ROOT), str(Path(__file__).parent / "reference")]
     write_anew()

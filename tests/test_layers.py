@@ -9,7 +9,7 @@ ROOT = Path(rtx_lab.__file__).parent
 LEVELS = {
     "core": 0, "nn": 1, "data": 1, "scoring": 1, "optim": 1, "tracking": 1, "models": 2, "report": 2,
     "inference": 3, "tasks": 4, "loop": 5, "evaluate": 5, "preflight": 5, "reopen": 5, "pricing": 5, "pruning": 5,
-    "run": 6, "sweep": 7, "commands": 7, "__main__": 7,
+    "parts": 6, "run": 7, "sweep": 8, "commands": 8, "__main__": 8,
 }  # fmt: skip
 HYDRA = {"run", "sweep", "core.schema"}
 HEAVY = {

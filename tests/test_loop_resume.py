@@ -101,7 +101,7 @@ def test_a_best_between_checkpoints_is_saved_and_lower_can_be_better(tmp_path):
 
 def test_the_last_step_is_always_evaluated_and_saved(tmp_path):
     _, outcome, records = train(store=Store(folder=tmp_path), evaluate=scores(0.5))
-    assert records[-1] == {"step": STEPS, "validation/accuracy": 0.5}
+    assert series(records)[-1] == {"step": STEPS, "validation/accuracy": 0.5}
     assert checkpoint.best(tmp_path) == tmp_path / f"step-{STEPS:08d}"
     assert outcome.reason == "trained 12 steps"
 
@@ -129,7 +129,7 @@ def test_a_signal_in_an_evaluation_saves_and_ends(tmp_path):
     assert [checkpoint.step_of(path) for path in checkpoint.steps(tmp_path)] == [4]
     _, again, records = train(store=Store(folder=tmp_path), evaluate=scores(1, 2, 3), plan={"eval_every": 4})
     assert again.status == "done"
-    assert records[0] == {"step": 4, "validation/accuracy": 1}
+    assert series(records)[0] == {"step": 4, "validation/accuracy": 1}
 
 
 def test_a_real_signal_saves_within_one_step(tmp_path):

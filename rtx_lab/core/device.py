@@ -82,6 +82,14 @@ class Device:
         """The largest value that `memory_in_use_gb` ever had in this process."""
         return torch.cuda.max_memory_allocated(self.torch_device) / GB if self.is_cuda else _status_gb("VmHWM")
 
+    def reserved_gb(self) -> float | None:
+        """What the allocator holds of the GPU for tensors, freed blocks included; None on a CPU."""
+        return torch.cuda.memory_reserved(self.torch_device) / GB if self.is_cuda else None
+
+    def peak_reserved_gb(self) -> float | None:
+        """The largest value that `reserved_gb` ever had in this process."""
+        return torch.cuda.max_memory_reserved(self.torch_device) / GB if self.is_cuda else None
+
 
 def setup(hardware: HardwareLike) -> Device:
     """Make the device of a concrete hardware section ready: threads, precision, determinism.

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from rtx_lab.core.device import GB, Device
 from rtx_lab.core.live_bytes import LiveBytes
-from rtx_lab.core.types import Batch, Task
+from rtx_lab.core.parallel import Ranks
+from rtx_lab.core.types import Batch, Record, Task
 
-T = TypeVar("T")
-
+_logger = logging.getLogger(__name__)
 _TEXTS = re.compile(
     r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|HIP_ERROR_OutOfMemory|"
     r"DefaultCPUAllocator: can't allocate memory|DefaultCPUAllocator: not enough memory",
@@ -61,32 +63,6 @@ def pieces(batches: Iterable[Batch], limit: int | None) -> Iterator[Batch]:
                 yield {name: value[start : start + limit] for name, value in batch.items()}
 
 
-def with_halving(
-    work: Callable[[Batch], list[T]], batch: Batch, limit: int | None, release: Callable[[], None]
-) -> tuple[list[T], int | None]:
-    """Do work that gives one result per sample; on out-of-memory halve the pieces, keep what is done, and go on.
-
-    Returns the results of all samples in order and the limit now in force, to be handed in with the next batch.
-    `release` is called after each failure (`Device.release`). Raises OutOfMemory when a single sample does not fit.
-    """
-    results: list[T] = []
-    while len(results) < rows(batch):
-        rest = {name: value[len(results) :] for name, value in batch.items()}
-        piece = next(pieces([rest], limit))
-        try:
-            results += work(piece)
-            continue
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            forget(error)
-        release()
-        if rows(piece) == 1:
-            raise OutOfMemory("one sample at a time does not fit in memory")
-        limit = rows(piece) // 2
-    return results, limit
-
-
 def room_bytes(memory_gb: float) -> float:
     """What tensors may fill of a memory of `memory_gb`."""
     return USABLE * memory_gb * GB - PROCESS_BYTES
@@ -106,6 +82,59 @@ def largest_micro_batch(per_step: int, bytes_of: Callable[[int], float], room: f
     at_small, at_large = bytes_of(small), bytes_of(large)
     per_sample = max(0.0, (at_large - at_small) / max(1, large - small))
     return max([d for d in divisors if at_large + (d - large) * per_sample <= room] or [1])
+
+
+def find_auto(
+    budget: Any,
+    model: nn.Module,
+    task: Any,
+    device: Device,
+    ranks: Ranks,
+    state_bytes: Callable[[], float],
+    tokens: Callable[[Batch], int],
+) -> list[Record]:
+    """Put what `auto` means in `budget.micro_batch` or `micro_tokens` into `task.cut`; return the event, if any.
+
+    Before the task cuts its first batch. The same on every rank: the smallest. `tokens` counts those of a batch with
+    its padding.
+    """
+    share = max(1, budget.global_batch // ranks.world_size)
+    if budget.micro_batch == "auto":
+        name, own = "micro_batch", fit_micro_batch(model, task, device, share, state_bytes())
+    elif budget.micro_tokens == "auto":
+        name, own = "micro_tokens", fit_micro_tokens(model, task, device, share, state_bytes(), tokens)
+    else:
+        return []
+    found = -int(ranks.max_host([-own])[0])
+    setattr(task.cut, name, found)
+    _logger.info("budget.%s=auto: %d fit", name, found)
+    return [{"event": f"{name}_found", name: found}]
+
+
+def fit_micro_tokens(
+    model: nn.Module,
+    task: Task,
+    device: Device,
+    per_step: int,
+    state_bytes: float,
+    tokens: Callable[[Batch], int],
+) -> int:
+    """Find the tokens for `budget.micro_tokens=auto`, from samples of the largest shape; see `fit_micro_batch`.
+
+    A tenth is left free unless the whole step fits: micro-batches have many shapes, which fragments memory.
+    """
+    per_sample = tokens(filled(task.example_batch(model, 1)))
+    room = room_bytes(device.memory_gb) - state_bytes
+    measure = _gpu_peak if device.is_cuda else _cpu_peak
+    few, more = min(2, per_step), min(4, per_step)
+    at_few, at_more = (measure(model, task, device, size) for size in (few, more))
+    if math.isinf(at_more):
+        return per_sample
+    slope = max(1.0, (at_more - at_few) / max(1, more - few))
+    size = max(1, min(per_step, few + int((room - at_few) // slope)))
+    while device.is_cuda and size > 1 and measure(model, task, device, size) > room:
+        size = max(1, int(0.7 * size))
+    return size * per_sample if size == per_step else max(per_sample, int(0.9 * size * per_sample))
 
 
 def fit_micro_batch(model: nn.Module, task: Task, device: Device, per_step: int, state_bytes: float) -> int:

@@ -169,6 +169,7 @@ def _convert(kind: type, key: str, value: Any) -> tuple[Any, str]:
 def _fill_components(plain: dict[str, Any]) -> None:
     """The task follows the model, the vocabulary the dataset, the learning rate the width below the seed's own."""
     model, dataset, optim = (dict(plain.get(name) or {}) for name in ("model", "dataset", "optim"))
+    _fill_tokenizer(model, dataset)
     if model.get("vocab_size", 0) is None:
         model["vocab_size"] = dataset.get("vocab_size")
     if optim.get("lr", 0) is None:
@@ -176,6 +177,15 @@ def _fill_components(plain: dict[str, Any]) -> None:
     plain.update(model=model, dataset=dataset, optim=optim)
     if not plain.get("task"):
         plain["task"] = task_of(model)
+
+
+def _fill_tokenizer(model: dict[str, Any], dataset: dict[str, Any]) -> None:
+    """A pretrained model brings its tokenizer along, which dataset.special_tokens extend."""
+    if dataset.get("tokenizer", "") is None:
+        dataset["tokenizer"] = model.get("tokenizer") or model.get("checkpoint")
+    known, extra = model.get("tokenizer_size"), dataset.get("special_tokens")
+    if dataset.get("vocab_size", 0) is None and isinstance(known, int) and isinstance(extra, list):
+        dataset["vocab_size"] = known + len(extra)
 
 
 def _vocabulary_problems(plain: dict[str, Any]) -> list[str]:
@@ -198,12 +208,12 @@ def _fill(run: RunConfig) -> None:
     budget = run.budget
     if budget.steps is not None:
         budget.epochs = None
-    if budget.micro_batch is None:
+    if budget.micro_batch is None and budget.micro_tokens is None:
         usual = 64 if width < SEED_WIDTH else 32 if width < 2 * SEED_WIDTH else 16
-        limit = budget.global_batch if budget.micro_tokens else usual
-        budget.micro_batch = _largest_divisor(budget.global_batch, limit)
+        budget.micro_batch = _largest_divisor(budget.global_batch, usual)
     if budget.eval_batch is None:
-        budget.eval_batch = 64 if budget.micro_batch == "auto" else 2 * budget.micro_batch
+        given = budget.micro_batch if budget.micro_tokens is None else budget.global_batch
+        budget.eval_batch = 64 if given == "auto" else 2 * int(given or 1)
     if run.hardware.device == "auto" or None in (
         run.hardware.precision,
         run.hardware.num_threads,

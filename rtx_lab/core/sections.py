@@ -17,8 +17,9 @@ class Budget:
 
     global_batch: int = 64
     micro_batch: Any = None  # a number, `auto`, or null: 64 below width 256, then 32, 16 from 512 on
-    micro_tokens: int | None = None  # most tokens of a micro-batch, padding included; a limit beside micro_batch
-    eval_batch: int | None = None  # null: twice the micro-batch
+    micro_tokens: Any = None  # instead of micro_batch: most tokens of a micro-batch with its padding, or `auto`
+    sort_window: int = 50  # optimizer steps whose samples are sorted by length together; 1: random steps
+    eval_batch: int | None = None  # null: twice the micro-batch; under micro_tokens twice the global batch
     epochs: float | None = 20.0
     steps: int | None = None  # optimizer steps; wins over epochs
     log_every: int = 50
@@ -32,12 +33,19 @@ class Budget:
         found = [
             _positive(f"budget.{name}", getattr(self, name)) for name in ("global_batch", "log_every", "eval_every")
         ]
-        found += [_positive(f"budget.{name}", getattr(self, name)) for name in ("keep_last", "patience")]
-        found += [_positive(f"budget.{name}", getattr(self, name)) for name in ("eval_batch", "micro_tokens")]
+        found.append(_positive("budget.sort_window", self.sort_window))
+        found += [_positive(f"budget.{name}", getattr(self, name)) for name in ("keep_last", "patience", "eval_batch")]
         if self.checkpoint_every != "epoch":
             found.append(_positive("budget.checkpoint_every", self.checkpoint_every, "a number of steps or `epoch`"))
         if self.micro_batch != "auto":
             found.append(_positive("budget.micro_batch", self.micro_batch, "a positive integer or `auto`"))
+        if self.micro_tokens != "auto":
+            found.append(_positive("budget.micro_tokens", self.micro_tokens, "a positive integer or `auto`"))
+        if None not in (self.micro_batch, self.micro_tokens):
+            found.append(
+                f"budget.micro_batch={self.micro_batch} and budget.micro_tokens={self.micro_tokens} are two ways to "
+                "cut a step: give one of them and set the other to null"
+            )
         if self.epochs is None and self.steps is None:
             found.append("budget.epochs and budget.steps are both null: give one of them")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
@@ -93,13 +101,25 @@ class Generation:
 
     num_beams: int = 1
     max_new_tokens: int | None = None  # null: the dataset's longest target
+    min_new_tokens: int = 0  # summaries: no end before
     length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0  # summaries: no run of so many tokens twice; 0: no rule
+    early_stopping: bool = False  # summaries: end a search at as many finished texts as there are beams
+    watch_rows: int = 128  # summaries: validation rows written while training, by greedy search
 
     def problems(self) -> list[str]:
         found = [
             _positive("generation.num_beams", self.num_beams),
             _positive("generation.max_new_tokens", self.max_new_tokens),
+            _positive("generation.watch_rows", self.watch_rows),
         ]
+        for name in ("min_new_tokens", "no_repeat_ngram_size"):
+            if getattr(self, name) < 0:
+                found.append(f"generation.{name} must be 0 or more, got {getattr(self, name)}")
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            found.append(
+                f"generation.min_new_tokens={self.min_new_tokens} is more than max_new_tokens={self.max_new_tokens}"
+            )
         if not math.isfinite(self.length_penalty):
             found.append(f"generation.length_penalty must be a finite number, got {self.length_penalty}")
         return [problem for problem in found if problem]

@@ -10,12 +10,16 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from rtx_lab.core.checkpoint import Store
+from rtx_lab.core.cutting import BY_SAMPLES, Cutting
 from rtx_lab.core.device import Device
 from rtx_lab.core.parallel import Ranks
 from rtx_lab.core.signals import StopSignal
 from rtx_lab.core.types import Record, Task
 from rtx_lab.core.update import Update
 from rtx_lab.core.window import Window
+
+PURPOSES = ("data", "train", "evaluation", "checkpoint")
+"""What a run spends its time on: waiting for batches, steps, looking at held-out data, writing its state."""
 
 
 class BudgetLike(Protocol):
@@ -58,6 +62,8 @@ class TrainState:
     step: int = 0
     micro_batch: int | None = None
     """Samples per piece in force after an out-of-memory; None: micro-batches as the task cuts them."""
+    micro_tokens: int | None = None
+    """Tokens per piece in force after an out-of-memory, where micro-batches are cut by tokens."""
     best: dict[str, float] | None = None
     """`step` and `value` of the best monitor so far."""
     stale: int = 0
@@ -69,6 +75,8 @@ class TrainState:
     events: list[Record] = field(default_factory=list)
     time_s: float = 0.0
     """Time in the loop so far, evaluations and checkpoints included, over all processes that continued the run."""
+    time_split_s: dict[str, float] = field(default_factory=dict)
+    """What this run's part of `time_s` went into: one entry for each of PURPOSES that took any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +91,8 @@ class Outcome:
     """Mean time of the steps of this process, evaluations and checkpoints left aside."""
     data_wait: float
     """Share of the training time of this process that was spent waiting for data."""
+    earlier_s: float
+    """Time in the loop of the processes whose work this one continued."""
 
 
 class Ended(Exception):
@@ -110,7 +120,17 @@ class Training:
     params: list[nn.Parameter]
     window: Window
     apply: Callable[[list[Tensor], Tensor, float], tuple[Tensor, Tensor]]
-    since: float = field(default_factory=time.perf_counter)
-    """Until when `state.time_s` counts."""
+    cutting: Cutting = BY_SAMPLES
+    since: float = field(default_factory=lambda: time.perf_counter())
+    """Until when time has been booked."""
     saved: int | None = None
     """Last step that this process saved."""
+
+    def book(self, purpose: str) -> float:
+        """Count the time since the last booking as spent on one of PURPOSES; return it in seconds."""
+        now = time.perf_counter()
+        spent, self.since = now - self.since, now
+        split = self.state.time_split_s
+        split[purpose] = split.get(purpose, 0.0) + spent
+        self.state.time_s += spent
+        return spent

@@ -22,12 +22,14 @@ class Cut:
     seed: int
     global_batch: int
     micro_batch: int
-    micro_tokens: int | None
-    eval_batch: int
-    num_workers: int
-    pin_memory: bool
-    rank: int
-    world_size: int
+    micro_tokens: int | None = None
+    """Tokens of a micro-batch, padding included; where it is given, `micro_batch` means nothing."""
+    sort_window: int = 50
+    eval_batch: int = 1
+    num_workers: int = 0
+    pin_memory: bool = False
+    rank: int = 0
+    world_size: int = 1
 
 
 class Task(Protocol):
@@ -39,6 +41,10 @@ class Task(Protocol):
     """`max` or `min`: which end of `monitor` is better."""
     steps_per_epoch: int
     """Optimizer steps in which every training sample is seen once."""
+    watched: str
+    """What is scored while training: `validation`, or a part of it that `held_out` knows by this name."""
+    splits: tuple[str, ...]
+    """What is scored at the end, with the best weights."""
 
     def batches(self, model: nn.Module, start: int, stop: int) -> Iterator[list[Batch]]:
         """Yield this rank's micro-batches for the optimizer steps start + 1 .. stop, one list per step.
@@ -76,6 +82,10 @@ class Task(Protocol):
 
     def maps(self, model: nn.Module) -> dict[str, Any]:
         """What of the weights is worth drawing: JSON values, each kept as `<name>.json` in the run directory."""
+        ...
+
+    def files(self, records: list[Record], split: str) -> dict[str, str]:
+        """Text files to keep of a split that was scored at the end, by name."""
         ...
 
     def example_batch(self, model: nn.Module, micro_batch: int) -> Batch:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,9 @@ class Update:
     paged_bytes: float = 0.0
     """How much of it moves to host memory when a GPU is full."""
     prepare: Callable[[], Any] = lambda: None
-    """Allocate state before the first step where a failure half-way through a step would leave a mixture of weights."""
+    """Allocate state before the first step: a failure half-way through a step would leave a mixture of weights."""
+    insist: Callable[[Callable[[], Any]], Any] = lambda work: work()
+    """How a step of the optimizer is taken; the loop tries again where memory runs out."""
 
 
 def set_rate(update: Update, step: int) -> float:
@@ -47,7 +50,7 @@ def on_device(update: Update, grads: list[Tensor], loss: Tensor, weight: float) 
     refused = _not_finite(norm, loss)
     optimizer: Any = update.optimizer  # fused optimizers of torch read these two, as GradScaler sets them
     optimizer.found_inf, optimizer.grad_scale = refused, None
-    optimizer.step()
+    update.insist(optimizer.step)
     return norm, refused
 
 
@@ -56,7 +59,7 @@ def by_host(update: Update, grads: list[Tensor], loss: Tensor, weight: float) ->
     norm = _divide_and_clip(grads, weight, update.max_grad_norm)
     refused = _not_finite(norm, loss)
     if not refused.item():
-        update.optimizer.step()
+        update.insist(update.optimizer.step)
     return norm, refused
 
 
@@ -71,7 +74,7 @@ def scaled(
     grads[0].add_(torch.where(refused.bool(), torch.nan, 0.0).to(grads[0].dtype))  # the scaler skips this step, too
     scaler.unscale_(update.optimizer)
     norm = _divide_and_clip(grads, 1.0, update.max_grad_norm)
-    scaler.step(update.optimizer)
+    update.insist(partial(scaler.step, update.optimizer))
     scaler.update()
     return norm, refused
 

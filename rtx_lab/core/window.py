@@ -30,17 +30,19 @@ class Window:
         self._refused: list[Tensor] = []
         self._metrics: dict[str, list[Tensor]] = {}
         self._weight: list[float] = []
+        self._num_samples = 0.0
         self._wait_s = self._all_wait_s = self._all_s = 0.0
         self._all_steps = 0
         self._since = time.perf_counter()
 
-    def add(self, step: int, loss: Tensor, norm: Tensor, refused: Tensor, weight: float) -> None:
-        """Take the summed loss, the gradient norm and the flag of a step, unread, and its summed weight."""
+    def add(self, step: int, loss: Tensor, norm: Tensor, refused: Tensor, weight: float, num_samples: float) -> None:
+        """Take the summed loss, the gradient norm and the flag of a step, unread, its summed weight, its samples."""
         self._steps.append(step)
         self._losses.append(loss)
         self._norms.append(norm)
         self._refused.append(refused)
         self._weight.append(weight)
+        self._num_samples += num_samples
 
     def add_metrics(self, metrics: Mapping[str, Tensor]) -> None:
         """Take further sums of one micro-batch of this process, unread."""
@@ -68,12 +70,13 @@ class Window:
         own = [_total(_read(self._metrics[name])) for name in names]
         for name, value in zip(names, ranks.sum_host(own) if names else [], strict=True):
             self._count(f"metrics/{name}", value)
+        self._count("samples", self._num_samples)
         now = time.perf_counter()
         self._count("time_s", now - self._since)
         self._count("wait_s", self._wait_s)
         self._all_steps += len(self._steps)
         self._all_s, self._all_wait_s = self._all_s + now - self._since, self._all_wait_s + self._wait_s
-        self._since, self._wait_s = now, 0.0
+        self._since, self._wait_s, self._num_samples = now, 0.0, 0.0
         for pending in (self._steps, self._losses, self._norms, self._refused, self._weight, self._metrics):
             pending.clear()
         return refused
@@ -88,6 +91,7 @@ class Window:
         }
         line["step_time_s"] = seconds / max(steps, 1)
         line["data_wait"] = sums.get("wait_s", 0.0) / seconds
+        line["samples_per_s"] = sums.get("samples", 0.0) / seconds
         line["tokens_per_s"] = weight / seconds
         for key, value in sums.items():
             name = key.removeprefix("metrics/")

@@ -13,8 +13,9 @@ from rtx_lab.core.device import GB
 from rtx_lab.core.memory import room_bytes
 from rtx_lab.core.schema import Settled, settle
 from rtx_lab.pricing.calibration import Calibration
+from rtx_lab.pricing.data import shape_of
 from rtx_lab.pricing.price import Price, price
-from rtx_lab.pricing.trace import state_bytes
+from rtx_lab.pricing.trace import longest_tokens, state_bytes
 
 PLAIN_OPTIMIZER = "rtx_lab.optim.adamw"
 SMALLER_OPTIMIZERS = ("rtx_lab.optim.adamw_8bit", "rtx_lab.optim.adamw_paged")
@@ -68,8 +69,12 @@ def _changes(settled: Settled, priced: Price) -> Iterator[_Change]:
     """What may help this job, least intrusive first."""
     run = settled.run
     if not priced.training_fits:
-        sizes = [size for size in range(priced.micro_batch - 1, 0, -1) if run.budget.global_batch % size == 0]
-        if sizes:
+        by_tokens = run.budget.micro_tokens is not None
+        sizes = [n for n in range(priced.micro_batch - 1, 0, -1) if by_tokens or run.budget.global_batch % n == 0]
+        if sizes and by_tokens:
+            each = longest_tokens(shape_of(run).dataset)
+            yield _Change("budget", "micro_tokens", tuple(n * each for n in sizes))
+        elif sizes:
             yield _Change("budget", "micro_batch", tuple(sizes))
     if not priced.evaluation_fits and (run.budget.eval_batch or 1) > 1:
         size = run.budget.eval_batch or 1

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from rtx_lab.core.components import bind
 from rtx_lab.core.schema import RunConfig
+from rtx_lab.data.dialogues import DialogueDataset
+from rtx_lab.data.labelled import LabelledTexts
 from rtx_lab.data.segments import SegmentDataset
 from rtx_lab.data.text import SPLITS, TextDataset
 from rtx_lab.data.tokenizers import STAND_IN
 
-Dataset = TextDataset | SegmentDataset
+Dataset = TextDataset | SegmentDataset | LabelledTexts | DialogueDataset
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from rtx_lab.data.batching import steps_per_epoch
 from rtx_lab.pricing.calibration import Calibration
 from rtx_lab.pricing.data import shape_of
 from rtx_lab.pricing.rates import Rates, rates_of, reported_gb, workspace_bytes
-from rtx_lab.pricing.trace import Trace, task_of, trace
+from rtx_lab.pricing.trace import Trace, scored_together, task_of, trace
 from rtx_lab.pricing.work import total_flops
 
 _PREDICTION_BYTES = 600
@@ -90,7 +90,8 @@ def price(settled: Settled, calibration: Calibration | None = None) -> Price:
     rates = rates_of(run.hardware)
     raw_step_s = _step_seconds(traced, rates)
     step_s = None if raw_step_s is None else raw_step_s * calibration.time_ratio
-    hours = None if rates is None or step_s is None else _hours(run, traced, plan, rows, rates, step_s)
+    together = scored_together(run, shape.dataset, traced.samples)
+    hours = None if rates is None or step_s is None else _hours(traced, plan, rows, together, rates, step_s)
     watts = rates.power_w if rates else None
     return Price(
         hardware=run.hardware.name,
@@ -120,9 +121,12 @@ def _on_device(run: RunConfig, traced: Trace, peak: int) -> int:
 
 
 def _micro_batch(run: RunConfig, calibration: Calibration) -> int:
-    """The micro-batch as configured; for `auto` the largest divisor that fits, judged by two small sizes."""
-    if run.budget.micro_batch != "auto":
-        return run.budget.micro_batch
+    """The micro-batch as configured; for `auto` the largest divisor that fits, judged by two small sizes.
+
+    Under `budget.micro_tokens` the whole step, which `trace` makes smaller.
+    """
+    if "auto" not in (run.budget.micro_batch, run.budget.micro_tokens):
+        return run.budget.micro_batch or run.budget.global_batch
 
     def needed(size: int) -> float:
         traced = trace(run, size)
@@ -137,17 +141,17 @@ def _step_seconds(traced: Trace, rates: Rates | None) -> float | None:
     return traced.num_micro_batches * rates.seconds(traced.micro_batch_work) + rates.seconds(traced.update_work)
 
 
-def _hours(run: RunConfig, traced: Trace, plan: Plan, rows: dict[str, int], rates: Rates, step_s: float) -> float:
+def _hours(traced: Trace, plan: Plan, rows: dict[str, int], together: int, rates: Rates, step_s: float) -> float:
     """Training to the last step with all its evaluations, and the final scoring of validation and test."""
     batch_s = rates.seconds(traced.evaluation_work)
-    batches = {name: -(-count // (run.budget.eval_batch or 1)) for name, count in rows.items()}
+    batches = {name: -(-count // together) for name, count in rows.items()}
     looks = -(-plan.steps // plan.eval_every)
     scored = (looks + 1) * batches["validation"] + batches["test"]
     return (plan.steps * step_s + scored * batch_s) / 3600
 
 
 def _disk_bytes(run: RunConfig, traced: Trace, plan: Plan, num_test: int) -> int:
-    """The checkpoints that are kept, the best among them, and the predictions."""
+    """The checkpoints that are kept, the best among them, and the predictions; frozen weights are in none."""
     saved = -(-plan.steps // max(1, min(plan.checkpoint_every, plan.eval_every)))
     kept = min(run.budget.keep_last + 1, saved)
-    return kept * (traced.weights + traced.optimizer) + num_test * _PREDICTION_BYTES
+    return kept * (traced.gradients + traced.optimizer) + num_test * _PREDICTION_BYTES

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -20,8 +21,10 @@ from torch.autograd.graph import _engine_run_backward
 
 from rtx_lab.core.components import bind
 from rtx_lab.core.live_bytes import LiveBytes
+from rtx_lab.core.partition import rounded
 from rtx_lab.core.schema import RunConfig
 from rtx_lab.core.types import Batch, Cut, Task
+from rtx_lab.models.counts import count_weights
 from rtx_lab.pricing import shelf
 from rtx_lab.pricing.cuda_rules import CudaRules
 from rtx_lab.pricing.data import Dataset, shape_of
@@ -34,6 +37,7 @@ _NUMBERS = frozenset(
     {
         *("convergence_threshold", "target_steps", "dropout", "readout_weight", "reasoning_cost_weight"),
         *("ponder_weight", "orthogonal_weight", "threshold", "loss_weight_recon", "loss_weight_gate"),
+        *("lora_alpha", "lora_dropout"),
     }
 )
 """Settings of models that change numbers and no shape; whether they are zero may switch a part off."""
@@ -136,9 +140,23 @@ def shape_key(run: RunConfig, micro_batch: int) -> str:
 
 
 def _samples(run: RunConfig, dataset: Dataset, micro_batch: int) -> int:
+    """Samples of the largest shape that a micro-batch can hold."""
     tokens = run.budget.micro_tokens
-    longest = max(dataset.max_source_length, dataset.max_target_length)
-    return micro_batch if tokens is None else max(1, min(micro_batch, tokens // longest))
+    return micro_batch if tokens in (None, "auto") else max(1, min(micro_batch, tokens // longest_tokens(dataset)))
+
+
+def longest_tokens(dataset: Dataset) -> int:
+    """What the largest sample takes of a budget of tokens."""
+    lengths = [dataset.max_source_length, dataset.max_target_length]
+    return int(rounded(np.array([length for length in lengths if length > 1])).sum())  # plain texts have no target
+
+
+def scored_together(run: RunConfig, dataset: Dataset, samples: int) -> int:
+    """Samples of the largest shape scored at once: by tokens twice those of training, shared by beams or options."""
+    rows = run.budget.eval_batch or 1
+    if run.budget.micro_tokens is None:
+        return rows
+    return max(1, min(rows, 2 * samples // max(1, dataset.num_options, run.generation.num_beams)))
 
 
 def _shape(run: RunConfig, dataset: Dataset, samples: int) -> str:
@@ -146,7 +164,8 @@ def _shape(run: RunConfig, dataset: Dataset, samples: int) -> str:
     model = {key: bool(value) if key in _NUMBERS else value for key, value in run.model.items()}
     lengths = dataset.max_source_length, dataset.max_target_length, dataset.vocab_size, dataset.num_options
     budget, hardware = run.budget, run.hardware
-    sizes = samples, budget.global_batch, budget.eval_batch, budget.steps == 0, budget.gradient_checkpointing
+    scored = scored_together(run, dataset, samples)
+    sizes = samples, budget.global_batch, scored, budget.steps == 0, budget.gradient_checkpointing
     place = hardware.device, hardware.precision
     names = run.task, run.optim.get("_target_"), run.optim.get("max_grad_norm") is None
     return json.dumps([model, lengths, sizes, place, names, run.generation.num_beams], sort_keys=True, default=str)
@@ -196,11 +215,11 @@ def _trace(run: RunConfig, dataset: Dataset, samples: int) -> Trace:
     model.gradient_checkpointing = run.budget.gradient_checkpointing
     with fake, _rules(run):
         training = _train(run, model, task, task.example_batch(model, samples), pieces) if states.gradients else _Part()
-        scoring = _score(run, model, task)
+        scoring = _score(run, model, task, scored_together(run, dataset, samples))
     activations = max(0, training.peak - states.gradients)
     moved = 2 * states.weights + 4 * states.gradients + 2 * states.optimizer
     return Trace(
-        parameters=sum(param.numel() for param in model.parameters()),
+        parameters=count_weights(model),
         samples=samples, num_micro_batches=pieces,
         weights=states.weights, gradients=states.gradients, optimizer=states.optimizer, paged=states.paged,
         activations=activations, logits=min(training.logits, activations),
@@ -214,8 +233,8 @@ def _trace(run: RunConfig, dataset: Dataset, samples: int) -> Trace:
 def task_of(run: RunConfig, dataset: Dataset, samples: int) -> Task:
     """Build a run's task over a described dataset, for one process."""
     cut = Cut(
-        seed=run.seed, global_batch=run.budget.global_batch, micro_batch=samples, micro_tokens=None,
-        eval_batch=run.budget.eval_batch or samples, num_workers=0, pin_memory=False, rank=0, world_size=1,
+        seed=run.seed, global_batch=run.budget.global_batch, micro_batch=samples,
+        eval_batch=run.budget.eval_batch or samples,
     )  # fmt: skip
     return bind(run.task)(dataset=dataset, cut=cut, generation=run.generation)
 
@@ -247,11 +266,11 @@ def _backward(loss: Tensor) -> None:
     )
 
 
-def _score(run: RunConfig, model: nn.Module, task: Task) -> _Part:
+def _score(run: RunConfig, model: nn.Module, task: Task, samples: int) -> _Part:
     model.eval()
     work = Work()
     with torch.no_grad(), _live(run, work) as live, _autocast(run):
-        task.rehearse(model, run.budget.eval_batch or 1)
+        task.rehearse(model, samples)
     return _Part(live.peak, live.apart_at_peak, work.operators())
 
 

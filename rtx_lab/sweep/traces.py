@@ -28,8 +28,9 @@ def trace_all(runs: Iterable[RunConfig]) -> None:
 
     shapes: dict[str, Shape] = {}
     for run in runs:
-        size = run.budget.micro_batch
-        if size != "auto" and not knows(key := shape_key(run, size)):
+        budget = run.budget
+        size = budget.micro_batch or budget.global_batch
+        if "auto" not in (size, budget.micro_tokens) and not knows(key := shape_key(run, size)):
             shapes[key] = (key, run, size)
     workers = min(usable_cores(), len(shapes) // WORTH_A_PROCESS)
     if workers < 2:

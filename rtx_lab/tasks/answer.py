@@ -41,6 +41,8 @@ class AnswerTask:
 
     mode = "max"
     monitor = "validation/accuracy"
+    watched = "validation"
+    splits = ("validation", "test")
 
     def __init__(self, *, dataset: TextDataset, cut: Cut, generation: Writing) -> None:
         self.dataset, self.cut, self.generation = dataset, cut, generation
@@ -50,16 +52,7 @@ class AnswerTask:
     def steps(self) -> StepDataset:
         """The training split as steps; opened when first asked for, so that evaluating needs no training data."""
         if self._steps is None:
-            cut = self.cut
-            self._steps = StepDataset(
-                self.dataset.split("train"),
-                seed=cut.seed,
-                global_batch=cut.global_batch,
-                micro_batch=cut.micro_batch,
-                micro_tokens=cut.micro_tokens,
-                rank=cut.rank,
-                world_size=cut.world_size,
-            )
+            self._steps = StepDataset(self.dataset.split("train"), self.cut)
         return self._steps
 
     @property
@@ -94,7 +87,9 @@ class AnswerTask:
 
     def held_out(self, split: str) -> Iterator[Batch]:
         """Every row of a split once, longest first, with its options."""
-        return held_out_batches(self.dataset.split(split), batch_size=self.cut.eval_batch)
+        tokens, per_row = self.cut.micro_tokens, max(1, self.dataset.num_options, self.generation.num_beams)
+        room = None if tokens is None else max(1, 2 * tokens // per_row)
+        return held_out_batches(self.dataset.split(split), batch_size=self.cut.eval_batch, max_tokens=room)
 
     def score(self, model: Any, batch: Batch, split: str) -> list[Record]:
         """Predict each sample from its source alone, judge that, and measure the likelihood of the right answer."""
@@ -162,6 +157,11 @@ class AnswerTask:
         """The strength of every connection, see `rtx_lab.scoring.slots.strength_map`; nothing without connections."""
         strength = model.connection_strength()
         return {} if strength is None else {"connections": slots.strength_map(strength)}
+
+    def files(self, records: list[Record], split: str) -> dict[str, str]:
+        """Nothing besides the predictions."""
+        del records, split
+        return {}
 
     def example_batch(self, model: Any, micro_batch: int) -> Batch:
         """Empty tensors of the longest source and target that training can meet."""

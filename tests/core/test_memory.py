@@ -9,7 +9,7 @@ from toy_training import ToyModel, ToyTask, host
 
 from rtx_lab.core import memory
 from rtx_lab.core.device import GB
-from rtx_lab.core.memory import LiveBytes, OutOfMemory
+from rtx_lab.core.memory import LiveBytes
 
 OURS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB (GPU 0; 23.69 GiB total capacity)"),
@@ -56,31 +56,6 @@ def test_pieces_cover_a_batch_in_order():
     assert all(piece["x"].tolist() == piece["y"][:, 0].tolist() for piece in cut)
     whole = batch_of(7)
     assert next(memory.pieces([whole], None)) is whole
-
-
-def test_halving_keeps_what_is_done_and_remembers_the_size():
-    calls, released = [], []
-
-    def work(piece):
-        calls.append(len(piece["x"]))
-        if len(piece["x"]) > 3 and int(piece["x"][0]) >= 4:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return piece["x"].tolist()
-
-    results, limit = memory.with_halving(work, batch_of(10), 4, lambda: released.append(1))
-    assert results == list(range(10))
-    assert calls == [4, 4, 2, 2, 2]
-    assert (limit, len(released)) == (2, 1)
-
-
-def test_one_sample_that_does_not_fit_is_the_end():
-    def work(piece):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    with pytest.raises(OutOfMemory, match="one sample"):
-        memory.with_halving(work, batch_of(8), None, lambda: None)
-    with pytest.raises(ZeroDivisionError):
-        memory.with_halving(lambda piece: [1 / 0], batch_of(8), None, lambda: None)
 
 
 def test_live_bytes_follow_what_lives():
@@ -147,6 +122,25 @@ def test_auto_fills_the_memory_it_is_told_and_says_the_same_twice():
     assert sizes[0.02] < sizes[0.06] < sizes[0.12]
     peak = memory._cpu_peak(Heavy(), HeavyTask(), Told(1), sizes[0.06])
     assert peak <= 0.06 * GB < memory._cpu_peak(Heavy(), HeavyTask(), Told(1), 2 * sizes[0.06])
+
+
+@pytest.mark.parametrize("gb", [0.02, 0.06, 1.0])
+def test_auto_tokens_fill_the_memory_with_samples_of_the_largest_shape(gb):
+    class Told:
+        is_cuda, move, autocast = False, staticmethod(host().move), host().autocast
+        memory_gb = (memory.PROCESS_BYTES / GB + gb) / memory.USABLE
+
+    def tokens(batch):
+        return 100 * len(batch["source"])
+
+    model, told = Heavy(), Told()
+    found = memory.fit_micro_tokens(model, HeavyTask(), told, 16, 0, tokens)
+    assert found == memory.fit_micro_tokens(model, HeavyTask(), told, 16, 0, tokens)
+    assert model.scale.grad is None
+    per_sample = memory._cpu_peak(Heavy(), HeavyTask(), told, 1)
+    most = min(16, int(gb * GB / per_sample))
+    assert found == 1600 if most == 16 else 0.8 * most <= found / 100 <= most
+    assert memory.fit_micro_tokens(model, HeavyTask(), told, 16, gb * GB, tokens) == 100, "never less than one sample"
 
 
 def test_auto_leaves_room_for_the_optimizer():

@@ -13,6 +13,11 @@ from rtx_lab.nn.cross_entropy import linear_cross_entropy, prediction_quality, t
 V, D = 13, 6
 
 
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(cross_entropy, "FEWEST_ROWS", 1)
+
+
 def _inputs(dtype=torch.float64):
     torch.manual_seed(0)
     hidden = torch.randn(4, 7, D, dtype=dtype, requires_grad=True)
@@ -195,7 +200,7 @@ def test_traced_on_fake_tensors_and_compiled_whole():
     with FakeTensorMode():
         leaves = [torch.randn(shape, requires_grad=True) for shape in ((4, 7, D), (V, D), (V,))]
         gradients, quality = step(*leaves, torch.zeros(4, 7, dtype=torch.int64), torch.rand(4, 7))
-    assert [gradient.shape for gradient in gradients] == [leaf.shape for leaf in leaves]
+    assert [found.shape for found in gradients] == [leaf.shape for leaf in leaves]
     assert quality[0].shape == (4, 7)
 
     hidden, weight, labels = _inputs()
@@ -207,3 +212,11 @@ def test_traced_on_fake_tensors_and_compiled_whole():
 
     compiled = torch.compile(loss, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(hidden, weight), loss(hidden, weight), rtol=0, atol=0)
+
+
+def test_chunks_of_a_large_vocabulary_hold_some_rows(monkeypatch):
+    monkeypatch.setattr(cross_entropy, "FEWEST_ROWS", 5)
+    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", 2 * V)
+    hidden, weight, _ = _inputs()
+    sizes = [len(logits) for _, logits in cross_entropy.logit_chunks(hidden.flatten(0, 1), weight)]
+    assert sizes == [5] * 5 + [3]

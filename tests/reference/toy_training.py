@@ -19,7 +19,9 @@ from rtx_lab.core.training import Plan
 
 VOCAB, WIDTH, LENGTH = 13, 8, 6
 STEPS = 12
-TIMES = {"step_time_s", "data_wait", "tokens_per_s", "padded_tokens_per_s", "memory_gb", "peak_memory_gb"}
+RATES = {"samples_per_s", "tokens_per_s", "padded_tokens_per_s"}
+MEMORY = {"memory_gb", "peak_memory_gb", "reserved_gb", "peak_reserved_gb"}
+TIMES = {"step_time_s", "data_wait", *RATES, *MEMORY}
 
 
 def host(precision: str = "fp32") -> Device:
@@ -151,7 +153,7 @@ def train(task=None, model=None, *, factory=optim.adamw, steps=STEPS, lr=1e-2, p
 
 
 def series(records):
-    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+    return [{key: value for key, value in record.items() if key not in {*TIMES, "time_s"}} for record in records]
 
 
 def stop_after(step):
