@@ -60,7 +60,7 @@ def _keys(place: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> Iter
 
 def _repeatable(line: Mapping[str, Any]) -> dict[str, Any]:
     """A logged line without what depends on the machine's mood."""
-    moods = ("_s", "memory_gb", "data_wait")
+    moods = ("_s", "_gb", "data_wait")
     return {k: v for k, v in line.items() if not k.endswith(moods) and not k.startswith("gpu_")}
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from rtx_lab.core.errors import UsageError
 from rtx_lab.core.rundir import write_text
-from rtx_lab.report import sections
+from rtx_lab.report import batch_study, experiment_summary, sections
+from rtx_lab.report.batch_arms import BatchStudy, find_batch_studies, is_untrained
+from rtx_lab.report.batch_tests import compare_scores
 from rtx_lab.report.choice import leaf_of
 from rtx_lab.report.denoising import denoising_section
 from rtx_lab.report.document import Document, Figure, Section
@@ -24,7 +26,8 @@ from rtx_lab.report.html import render
 from rtx_lab.report.markdown import to_markdown
 from rtx_lab.report.outcomes import Outcome, damaged, read_expectations, read_studies, without_result
 from rtx_lab.report.pairing import read_answers
-from rtx_lab.report.runs import Run, load_runs
+from rtx_lab.report.runs import Run, load_runs, study_of
+from rtx_lab.report.summaries import find_experiments, summaries_section
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +41,14 @@ class Study:
     leaf: str
     comparisons: list[Comparison]
     verdicts: list[Verdict]
+    batches: list[batch_study.Judged]
 
 
 def write_report(path: Path) -> Path:
     """Write `<path>/report/` from the runs at or below `path` and return that folder.
 
-    It holds report.md, report.html, results.csv, comparisons.csv, figures/ and tables/; what else lies there, as the
+    It holds report.md, report.html, results.csv, comparisons.csv, figures/ and tables/, for a batch study the files of
+    `rtx_lab.report.batch_study` and for a phase with stages those of `experiment_summary`; what else lies there, as the
     files of `versus.write_versus`, stays. Raises UsageError without any run.
     """
     build_report(path)
@@ -53,17 +58,21 @@ def write_report(path: Path) -> Path:
 def build_report(path: Path) -> Document:
     """Write the report as `write_report` does and return what it says."""
     study, folder = read_study(path), path / "report"
-    document = compose(study, path.resolve().name, draw(study.runs, study.groups, study.factors, folder))
+    figures = draw(study.runs, study.groups, study.factors, folder) | batch_study.draw_batches(study.batches, folder)
+    document = compose(study, path.resolve().name, figures)
     texts = {
         "report.md": to_markdown(document),
         "report.html": render(document, folder),
         "results.csv": results_csv(study.runs, study.groups),
         "comparisons.csv": comparisons_csv(study.comparisons),
+        **batch_study.batch_texts(study.batches, figures),
+        **experiment_summary.summary_texts(study_of(path), study.runs, study.missing),
     }
     tables = [table for section in document.sections for table in section.tables]
     texts |= {f"tables/{_file_name(table.title)}.tex": to_latex(table) for table in tables}
-    figures = {figure.name for section in document.sections for figure in section.figures}
-    _remove_others(folder, {*texts, *(f"figures/{name}.{kind}" for name in figures for kind in ("png", "svg"))})
+    batch_study.copy_pictures(study.batches, folder)
+    drawn = {figure.name for section in document.sections for figure in section.figures}
+    _remove_others(folder, {*texts, *(f"figures/{name}.{kind}" for name in drawn for kind in ("png", "svg"))})
     for name, text in texts.items():
         write_text(folder / name, text)
     return document
@@ -76,9 +85,12 @@ def read_study(path: Path) -> Study:
     if not runs and not missing:
         raise UsageError(f"there are no runs at or below {path}: give a run, a phase folder or multirun")
     labels = labels_of(runs, *studies)
-    groups = group_runs(runs, labels)
-    factors, leaf, rows = find_factors(groups, labels), leaf_of(groups), read_expectations(runs, studies)
-    comparisons = correct(_compare(groups, factors, rows, leaf))
+    groups = group_runs([run for run in runs if not is_untrained(run)], labels)
+    untrained = group_runs([run for run in runs if is_untrained(run)], labels)
+    batches = find_batch_studies([*groups, *untrained], labels)
+    factors = [*find_factors(groups, labels), *find_experiments(groups, labels)]
+    leaf, rows = leaf_of(groups), read_expectations(runs, studies)
+    comparisons = correct(_compare(groups, factors, rows, leaf, batches))
     return Study(
         runs=runs,
         missing=missing,
@@ -87,6 +99,7 @@ def read_study(path: Path) -> Study:
         leaf=leaf,
         comparisons=comparisons,
         verdicts=[judge(row, groups, comparisons) for row in rows],
+        batches=batch_study.judge_studies(batches, comparisons),
     )
 
 
@@ -102,6 +115,8 @@ def compose(study: Study, name: str, figures: Mapping[str, Sequence[Figure]]) ->
     parts: list[Section | None] = [
         sections.jobs_section(study.runs, study.missing, groups),
         sections.results_section(groups, study.leaf, figures),
+        *batch_study.batch_sections(study.batches, figures),
+        summaries_section(groups, figures),
         denoising_section(groups, figures),
         sections.comparisons_section(comparisons, sentences),
         sections.expectations_section(study.verdicts) if study.verdicts else None,
@@ -116,13 +131,24 @@ def compose(study: Study, name: str, figures: Mapping[str, Sequence[Figure]]) ->
 
 
 def _compare(
-    groups: Sequence[Group], factors: Sequence[Factor], rows: Sequence[Mapping[str, Any]], leaf: str
+    groups: Sequence[Group],
+    factors: Sequence[Factor],
+    rows: Sequence[Mapping[str, Any]],
+    leaf: str,
+    batches: Sequence[BatchStudy],
 ) -> list[Comparison]:
-    leaves = {leaf, "avg_reasoning_steps", *(str(row.get("metric", "")).rpartition("/")[2] for row in rows)}
+    leaves = {
+        leaf,
+        *(study.leaf for study in batches),
+        "avg_reasoning_steps",
+        *(str(row.get("metric", "")).removeprefix("test/") for row in rows),
+    }
     answers = read_answers(groups, sorted(leaves - {""}))
     found = compare_factors(factors, leaf, answers)
-    known = {pair_of(one) for one in found}
-    return [*found, *(one for one in compare_expected(rows, groups, answers) if pair_of(one) not in known)]
+    for more in (compare_scores(batches, answers), compare_expected(rows, groups, answers)):
+        known = {pair_of(one) for one in found}
+        found += [one for one in more if pair_of(one) not in known]
+    return found
 
 
 def _file_name(title: str) -> str:
@@ -130,8 +156,9 @@ def _file_name(title: str) -> str:
 
 
 def _remove_others(folder: Path, kept: set[str]) -> None:
-    """Take away the drawings and tables of an earlier report that this one does not have."""
-    for pattern in ("figures/*.png", "figures/*.svg", "tables/*.tex"):
+    """Take away the drawings, tables and further texts of an earlier report that this one does not have."""
+    others = (batch_study.MARKDOWN, batch_study.CSV, experiment_summary.TEXT, experiment_summary.DATA)
+    for pattern in ("figures/*.png", "figures/*.svg", "tables/*.tex", *others):
         for path in folder.glob(pattern):
             if path.relative_to(folder).as_posix() not in kept:
                 path.unlink()

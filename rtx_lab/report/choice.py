@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rtx_lab.report.groups import Group
 from rtx_lab.report.pairing import lower_is_better
+from rtx_lab.report.rouge import is_rouge, name_of
 from rtx_lab.report.style import MOST_LINES
 
 _QUANTITIES = {
@@ -25,12 +26,12 @@ def leaf_of(groups: Iterable[Group]) -> str:
 
 def quantity(leaf: str) -> str:
     """Return the name of a metric with its unit, for an axis."""
-    return _QUANTITIES.get(leaf, leaf.replace("_", " "))
+    return name_of(leaf) if is_rouge(leaf) else _QUANTITIES.get(leaf, leaf.replace("_", " "))
 
 
 def is_share(leaf: str) -> bool:
     """Return whether a metric lies between 0 and 1."""
-    return leaf in ("accuracy", "exact_match", "f1")
+    return leaf in ("accuracy", "class_accuracy", "exact_match", "f1") or is_rouge(leaf)
 
 
 def by_dataset(groups: Sequence[Group]) -> dict[str, list[Group]]:
@@ -77,6 +78,14 @@ def short_labels(groups: Sequence[Group]) -> dict[int, str]:
     parts = {id(group): group.label.split(", ") for group in groups}
     shared = set.intersection(*(set(one) for one in parts.values())) if len(parts) > 1 else set()
     return {key: ", ".join(part for part in one if part not in shared) or ", ".join(one) for key, one in parts.items()}
+
+
+def experiment_names(groups: Sequence[Group]) -> dict[int, str]:
+    """Return, by `id` of a group, the name of its phase where each has one of its own, else its short label."""
+    phases = [str(group.settings.get("phase", "")) for group in groups]
+    if len(groups) > 1 and len(set(phases)) == len(groups):
+        return {id(group): phase for group, phase in zip(groups, phases, strict=True)}
+    return short_labels(groups)
 
 
 def rest_words(others: Sequence[Group]) -> str:

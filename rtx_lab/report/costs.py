@@ -6,12 +6,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
+from typing import TYPE_CHECKING
 
 from rtx_lab.report import style
 from rtx_lab.report.choice import is_share, leaf_of, named, quantity, rest_words, short_labels
 from rtx_lab.report.document import Figure
 from rtx_lab.report.groups import Group
 from rtx_lab.report.runs import Run, is_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MOST_ROWS = 16
 """Settings of a figure that lists them one below the other."""
@@ -84,11 +88,7 @@ def _draw_trade(
     for group in others:
         axes.plot(costs[id(group)], group.mean(key) or 0.0, "o", color=style.FAINT, markersize=4, zorder=1)
     for (number, group), place in zip(best, _apart([costs[id(group)] for _, group in best]), strict=True):
-        mean = group.mean(key) or 0.0
-        low, high = group.interval(key) or (mean, mean)
-        bars = [[max(0.0, mean - low)], [max(0.0, high - mean)]]
-        look = style.look(number) | {"linestyle": "none", "markersize": 7}
-        axes.errorbar([place], [mean], bars, label=names[id(group)], capsize=3, elinewidth=1.2, zorder=3, **look)
+        _mark(axes, place, group, key, names[id(group)], number)
     if is_share(leaf):
         style.end_at_one(axes, "y")
     axes.set_xlabel(label)
@@ -104,6 +104,15 @@ def _draw_trade(
         f"side by side.{rest_words(others)}",
         alt=f"Scatter chart of test {quantity(leaf)} against {label}: {points}.",
     )
+
+
+def _mark(axes: Axes, place: float, group: Group, key: str, name: str, number: int) -> None:
+    """The mean of one setting, with its interval as a bar."""
+    mean = group.mean(key) or 0.0
+    low, high = group.interval(key) or (mean, mean)
+    bars = [[max(0.0, mean - low)], [max(0.0, high - mean)]]
+    look = style.look(number) | {"linestyle": "none", "markersize": 7}
+    axes.errorbar([place], [mean], bars, label=name, capsize=3, elinewidth=1.2, zorder=3, **look)
 
 
 def _apart(values: Sequence[float]) -> list[float]:

@@ -89,10 +89,7 @@ def _draw_by_hidden(
     for group in others:
         axes.plot(*_columns(curves[id(group)])[:2], color=style.FAINT, linewidth=0.8, zorder=1)
     for number, group in best:
-        place, mean, low, high = _columns(curves[id(group)])
-        look = style.look(number)
-        axes.plot(place, mean, label=names[id(group)], zorder=3, **look)
-        axes.fill_between(place, low, high, color=look["color"], alpha=0.18, linewidth=0, zorder=2)
+        _line(axes, curves[id(group)], names[id(group)], style.look(number), 0.18)
     guess = unigram(shown) if leaf == "accuracy" else {}
     if guess:
         label = "most frequent token"
@@ -121,13 +118,8 @@ def _draw_by_flops(
     groups: Sequence[Group], numbers: Mapping[int, int], leaf: str, folder: Path, stem: str
 ) -> Figure | None:
     """Quality over arithmetic: a line through fixed numbers of steps, a hollow mark where the model itself stops."""
-    lines, own = {}, {}
-    for group in groups:
-        steps = _numbers_behind(group, "test/fixed/")
-        points = [one for count in steps for one in _at_flops(group, f"fixed/{count}", leaf)]
-        alone = _at_flops(group, f"mask/{HALF}", leaf)
-        lines[id(group)] = points if len(points) > 1 else alone or points
-        own[id(group)] = alone if len(points) > 1 else []
+    routes = {id(group): _route(group, leaf) for group in groups}
+    lines, own = ({key: route[part] for key, route in routes.items()} for part in (0, 1))
     shown = [group for group in groups if lines[id(group)]]
     if not shown:
         return None
@@ -140,9 +132,7 @@ def _draw_by_flops(
     for number, group in best:
         look = style.look(number)
         if len(lines[id(group)]) > 1:
-            place, mean, low, high = _columns(lines[id(group)])
-            axes.plot(place, mean, label=names[id(group)], zorder=3, **look)
-            axes.fill_between(place, low, high, color=look["color"], alpha=0.13, linewidth=0, zorder=2)
+            _line(axes, lines[id(group)], names[id(group)], look, 0.13)
         else:
             _mark(axes, lines[id(group)][0], names[id(group)], look | {"linestyle": "none", "markersize": 7})
         for point in own[id(group)]:
@@ -155,12 +145,23 @@ def _draw_by_flops(
     axes.set_ylabel(f"test {quantity(leaf)}, half hidden")
     style.legend(figure, axes)
     style.save(figure, folder, stem)
-    points = "; ".join(f"{names[id(group)]} {_route(lines[id(group)])}" for _, group in best)
+    points = "; ".join(f"{names[id(group)]} {_stations(lines[id(group)])}" for _, group in best)
     return Figure(
         name=stem,
         caption=_flops_caption(leaf, best, own) + rest_words(others),
         alt=f"Chart of test {quantity(leaf)} at half hidden over FLOPs per text: {points}.",
     )
+
+
+def _route(group: Group, leaf: str) -> tuple[list[Point], list[Point]]:
+    """The points after fixed numbers of steps, and the one of as many as the model takes by itself.
+
+    Where there are no two of the former, the latter is all there is to draw.
+    """
+    steps = _numbers_behind(group, "test/fixed/")
+    points = [one for count in steps for one in _at_flops(group, f"fixed/{count}", leaf)]
+    alone = _at_flops(group, f"mask/{HALF}", leaf)
+    return (points, alone) if len(points) > 1 else (alone or points, [])
 
 
 def _flops_caption(leaf: str, best: Sequence[tuple[int, Group]], own: Mapping[int, list[Point]]) -> str:
@@ -176,6 +177,13 @@ def _flops_caption(leaf: str, best: Sequence[tuple[int, Group]], own: Mapping[in
     if leaf == "loss" and any(group.settings.get("model.objective") in ("cmlm", "mdlm") for group in curved):
         text += " The loss of mask-predict and diffusion is that of their first pass, whatever follows."
     return text
+
+
+def _line(axes: Axes, points: Sequence[Point], name: str, look: Mapping[str, Any], alpha: float) -> None:
+    """A line through the means and a band of their intervals."""
+    place, mean, low, high = _columns(points)
+    axes.plot(place, mean, label=name, zorder=3, **look)
+    axes.fill_between(place, low, high, color=look["color"], alpha=alpha, linewidth=0, zorder=2)
 
 
 def _mark(axes: Axes, point: Point, name: str | None, look: Mapping[str, Any]) -> None:
@@ -194,5 +202,5 @@ def _ends(points: Sequence[Point]) -> str:
     return f"{first[1]:.3g} at {first[0]:g} % to {last[1]:.3g} at {last[0]:g} %"
 
 
-def _route(points: Sequence[Point]) -> str:
+def _stations(points: Sequence[Point]) -> str:
     return ", ".join(f"{mean:.3g} at {style.compact(place)}" for place, mean, *_ in points)

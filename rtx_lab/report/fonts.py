@@ -6,10 +6,12 @@ import would change matplotlib's global settings and needs `distutils`, which ne
 
 from __future__ import annotations
 
+import functools
 import io
 from base64 import b64encode
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 LATIN = "DejaVu Sans"
 """Ships with matplotlib, so Latin text looks the same on every machine."""
@@ -48,6 +50,42 @@ def families() -> list[str]:
         fontManager.addfont(str(packaged))
         known.add("NanumGothic")
     return [LATIN, *[name for name in HANGUL if name in known][:1]]
+
+
+def replace_unknown(figure: Any) -> None:
+    """Put `?` for every sign in a figure's texts that none of `families` has: a box says less, and looks broken."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedFormatter, FuncFormatter
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            told = axis.get_major_formatter()
+            if isinstance(told, FixedFormatter | FuncFormatter):  # its texts are made when the figure is drawn
+                axis.set_major_formatter(FuncFormatter(functools.partial(_drawable_mark, told)))
+    for text in figure.findobj(Text):
+        if not text.get_text().isascii():
+            text.set_text(drawable(text.get_text()))
+
+
+def drawable(text: str) -> str:
+    """Return a text with `?` for the signs that no font of `families` has."""
+    if text.isascii():
+        return text
+    known = _known(tuple(families()))
+    return "".join(sign if sign.isspace() or ord(sign) in known else "?" for sign in text)
+
+
+def _drawable_mark(told: Any, value: float, place: int) -> str:
+    return drawable(told(value, place))
+
+
+@functools.lru_cache(maxsize=8)
+def _known(names: tuple[str, ...]) -> frozenset[int]:
+    """The code points that any of these installed families can draw."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    fonts = (get_font(findfont(FontProperties(family=[name]))) for name in names)
+    return frozenset(point for font in fonts for point in font.get_charmap())
 
 
 def font_face(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rtx_lab.core.labels import holds
 from rtx_lab.core.rundir import readable
+from rtx_lab.report.rouge import is_rouge
 from rtx_lab.report.runs import Run
 from rtx_lab.report.settings import Settings, flatten, label_of, symbol, title, value_text
 from rtx_lab.scoring.intervals import mean_interval, wilson_interval
@@ -69,7 +70,8 @@ class Group:
         values = self.values(key)
         found = [span for span in (self._over_items(key, values), mean_interval(values)) if span is not None]
         widest = max(found, key=lambda span: span[1] - span[0]) if found else None
-        if widest is not None and key.endswith(_SHARES):  # Student's t knows no bounds
+        is_share = key.endswith(_SHARES) or is_rouge(key.rpartition("/")[2])
+        if widest is not None and is_share:  # Student's t knows no bounds
             return max(0.0, widest[0]), min(1.0, widest[1])
         return widest
 

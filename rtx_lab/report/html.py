@@ -22,11 +22,9 @@ def render(document: Document, folder: Path) -> str:
 
     The page needs no script but for sorting and asks nothing of the network.
     """
-    links = "\n".join(
-        f'<a href="#part-{number}">{escape(section.title)}</a>'
-        for number, section in enumerate(document.sections, start=1)
-    )
-    sections = "\n".join(_section(section, number, folder) for number, section in enumerate(document.sections, start=1))
+    numbered = list(enumerate(document.sections, start=1))
+    links = "\n".join(f'<a href="#part-{number}">{escape(section.title)}</a>' for number, section in numbered)
+    sections = "\n".join(_section(section, number, folder) for number, section in numbered)
     headlines = "\n".join(f"<li>{_inline(headline)}</li>" for headline in document.headlines)
     return f"""<!doctype html>
 <html lang="en">

@@ -13,6 +13,7 @@ from rtx_lab.report.findings import Comparison, best_by_validation
 from rtx_lab.report.groups import Group
 from rtx_lab.report.outcomes import Outcome, count_statuses, statuses_of
 from rtx_lab.report.pairing import lower_is_better
+from rtx_lab.report.rouge import is_rouge, name_of
 from rtx_lab.report.runs import Run, is_number
 from rtx_lab.report.wording import limit_text, number, probability, words
 
@@ -51,7 +52,8 @@ def results_section(groups: Sequence[Group], leaf: str, figures: Figures) -> Sec
 
 def _results_table(title: str, groups: Sequence[Group], leaf: str) -> Table:
     best = best_by_validation(groups, leaf)
-    numeric = (f"test {leaf}", "validation", "steps", "items", "seeds")
+    score = f"test {name_of(leaf) if is_rouge(leaf) else leaf}"
+    numeric = (score, "validation", "steps", "items", "seeds")
     rows, labels = [], short_labels(groups)
     for group in groups[:MOST_ROWS]:
         low, high = group.interval(f"test/{leaf}") or (None, None)
@@ -63,7 +65,9 @@ def _results_table(title: str, groups: Sequence[Group], leaf: str) -> Table:
         rows.append(cells)
     over_items = "Wilson over the items" if leaf == "accuracy" else "over the items as the runs tell it"
     note = f"Interval of the mean, 95 %: {over_items} or Student's t over the seeds, whichever is wider."
-    columns = ("setting", "seeds", "items", f"test {leaf}", "95 % interval", "validation", "steps")
+    columns = ("setting", "seeds", "items", score, "95 % interval", "validation", "steps")
+    if all(row[-1] == "-" for row in rows):  # nothing here takes reasoning steps
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     return Table(title=title, columns=columns, rows=rows, note=note + _cut(groups), numeric=frozenset(numeric))
 
 

@@ -56,7 +56,7 @@ def flatten(config: Mapping[str, Any]) -> Settings:
         if isinstance(value, Mapping):
             value = {name: item for name, item in value.items() if name not in unsigned}
         flat |= dict(_leaves(key, value))
-    return _join_halting(flat)
+    return _join_halting(_without_usual_eval_batch(flat))
 
 
 def _leaves(key: str, value: Any) -> Iterable[tuple[str, Any]]:
@@ -74,6 +74,14 @@ def snake(target: str) -> str:
     """Return the last part of a dotted path in snake case: `rtx_lab.models.rdt.Rdt` -> `rdt`."""
     leaf = target.rpartition(".")[2]
     return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(leaf))
+
+
+def _without_usual_eval_batch(flat: Settings) -> Settings:
+    """Twice what a micro-batch holds is how the evaluation's batch is settled: nobody has set it."""
+    eval_batch, micro = flat.get("budget.eval_batch"), flat.get("budget.micro_batch")
+    if isinstance(micro, int) and eval_batch == 2 * micro:
+        return {key: value for key, value in flat.items() if key != "budget.eval_batch"}
+    return flat
 
 
 def _join_halting(flat: Settings) -> Settings:

@@ -95,13 +95,19 @@ def drawing() -> Iterator[None]:
 
 def sheet(*, height_in: float = HEIGHT_IN, width_in: float = WIDTH_IN) -> tuple[Sheet, Axes]:
     """An empty figure with one pair of axes."""
+    figure, (axes,) = panels(1, 1, height_in=height_in, width_in=width_in)
+    return figure, axes
+
+
+def panels(rows: int, columns: int, *, height_in: float, width_in: float) -> tuple[Sheet, list[Axes]]:
+    """An empty figure with several pairs of axes, row by row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     figure = Figure(figsize=(width_in, height_in), layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07))
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(rows * columns)]
 
 
 def look(number: int) -> dict[str, Any]:
@@ -118,9 +124,10 @@ def look(number: int) -> dict[str, Any]:
 def save(figure: Sheet, folder: Path, stem: str) -> None:
     """Write figures/<stem>.png and .svg below `folder`, each whole or not at all, without date or version.
 
-    Raises RunError when the disk refuses.
+    A sign that no installed font has is drawn as `?`, not as a box. Raises RunError when the disk refuses.
     """
     place = folder / "figures"
+    fonts.replace_unknown(figure)
     for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         buffer, path = io.BytesIO(), place / f"{stem}.{ending}"
         figure.savefig(buffer, format=ending, dpi=200, metadata=metadata)

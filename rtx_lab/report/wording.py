@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rtx_lab.report.findings import Comparison
 from rtx_lab.report.groups import Factor
+from rtx_lab.report.rouge import is_rouge, name_of
 
 
 def say_family(factor: Factor, comparisons: Sequence[Comparison], leaf: str) -> list[str]:
@@ -37,7 +38,7 @@ def _say_difference(factor: Factor, one: Comparison, place: str) -> str:
 
 def limit_text(leaf: str, limit: float | None) -> str:
     """Return the smallest difference that could have been shown as a cell; `none` where no accuracy differs so much."""
-    return "none" if leaf == "accuracy" and limit is not None and limit >= 1 else number(limit)
+    return "none" if leaf.endswith("accuracy") and limit is not None and limit >= 1 else number(limit)
 
 
 def _say_nothing_shown(factor: Factor, rest: Sequence[Comparison], place: str) -> str:
@@ -75,6 +76,8 @@ def seeds_words(one: Comparison) -> str:
 
 def words(leaf: str) -> str:
     """Return a metric in words: `avg_reasoning_steps` -> `the number of reasoning steps`."""
+    if is_rouge(leaf):
+        return name_of(leaf)
     return {"avg_reasoning_steps": "the number of reasoning steps", "loss": "loss"}.get(leaf, leaf.replace("_", " "))
 
 

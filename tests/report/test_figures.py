@@ -17,7 +17,7 @@ from rtx_lab.report.groups import find_factors, group_runs
 from rtx_lab.report.learning import over_seeds
 from rtx_lab.report.runs import load_runs
 
-SECTIONS = ["learning", "denoising", "factors", "steps", "connections", "cost"]
+SECTIONS = ["learning", "summaries", "denoising", "steps", "connections", "cost", "factors"]
 CONFIG = """\
 model:
   _target_: rtx_lab.models.connection_transformer.ConnectionTransformer
