@@ -21,9 +21,12 @@ def range_problems(plain: dict[str, Any]) -> list[str]:
     problems: list[str] = []
     for look, section in ((_weightless, "model"), (_on_one_weight, "optim")):
         try:
-            look(plain[section])
+            built = look(plain[section])
         except UsageError as error:
             problems += error.problems
+            continue
+        if getattr(built, "refuses_fp16", False) and (plain.get("hardware") or {}).get("precision") == "fp16":
+            problems.append("hardware.precision=fp16 overflows in T5 and mT5: use hardware.precision=bf16 (or fp32)")
     return problems
 
 

@@ -20,6 +20,7 @@ class LoadedRun:
     """A model in evaluation mode and what it takes to talk to it."""
 
     model: Any
+    dataset: Any
     tokenizer: Any
     dataset_name: str
     max_target_length: int
@@ -45,7 +46,9 @@ def load_run(place: Path) -> LoadedRun:
         checkpoint.load_weights(model, place)
     dataset = bind(dataset_node)()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return LoadedRun(model.to(device).eval(), dataset.tokenizer, dataset.name, dataset.max_target_length, config)
+    return LoadedRun(
+        model.to(device).eval(), dataset, dataset.tokenizer, dataset.name, dataset.max_target_length, config
+    )
 
 
 def _read_config(place: Path) -> dict[str, Any]:

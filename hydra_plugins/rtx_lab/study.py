@@ -19,6 +19,7 @@ class StudySweeperConf:
     also: list[dict[str, Any]] = field(default_factory=list)  # further grids
     where_it_fits: list[str] = field(default_factory=list)  # overrides whose jobs are left out where they do not fit
     stages: list[str] = field(default_factory=list)  # phases to run in this order, instead of a grid
+    stage_overrides: dict[str, list[str]] = field(default_factory=dict)  # by stage, or `all`; the command line wins
     n_trials: int | None = None  # search instead of a grid: total number of trials
     storage: str | None = None
     study_name: str | None = None

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("run", nargs="?", help="a run: its folder or a part of its name, see status")
     parser.add_argument("folder", nargs="?", type=Path, help="the model folder to write")
+    parser.add_argument("--adapter", action="store_true", help="LoRA: write the adapters alone, as peft saves them")
     parser.add_argument("--all", type=Path, metavar="DIR", help="back up every finished run into DIR instead")
     parser.add_argument("--runs", type=Path, default=DEFAULT_ROOT, help="where the runs are (default: multirun)")
 
@@ -45,25 +48,35 @@ def main(args: argparse.Namespace) -> int:
     from rtx_lab.reopen import load_run
 
     run = find_run(args.run, args.runs)
-    export_model(load_run(run.path), run, args.folder)
+    loaded = load_run(run.path)
+    export_model(loaded, run, args.folder, _adapter_writer(loaded) if args.adapter else loaded.model.save_pretrained)
     print(f"exported to {args.folder}")
     return 0
 
 
-def export_model(loaded: LoadedRun, run: RunDir, folder: Path) -> None:
-    """Write the model folder whole or not at all. Raises RunError when the disk refuses."""
+def _adapter_writer(loaded: LoadedRun) -> Callable[[Path], object]:
+    from rtx_lab.models.pretrained import PretrainedSeq2Seq
+    from rtx_lab.models.pretrained_export import export_adapter
+
+    if not isinstance(loaded.model, PretrainedSeq2Seq):
+        raise UsageError("--adapter is for models with LoRA (T5, mT5, BART): leave it out")
+    return partial(export_adapter, loaded.model)
+
+
+def export_model(loaded: LoadedRun, run: RunDir, folder: Path, write: Callable[[Path], object]) -> None:
+    """Write the model folder, its weights by `write`, whole or not at all. Raises RunError when the disk refuses."""
     staging = folder.absolute().with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        loaded.model.save_pretrained(staging)
+        write(staging)
         save_tokenizer(loaded.tokenizer, staging)
         for path in (run.config_path, run.result_path):
             if path.exists():
                 shutil.copyfile(path, staging / path.name)
         card = modelcard.write_card(loaded.config, run.read_result() or {"status": run.status()}, run.path.name)
         (staging / "README.md").write_text(card, encoding="utf-8")
-        for path in staging.iterdir():
+        for path in filter(Path.is_file, staging.rglob("*")):
             path.chmod(0o644)  # the hub library writes weights for the owner's eyes only
         backup.write_manifest(staging)
         folder.rmdir() if folder.is_dir() else None

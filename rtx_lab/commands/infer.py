@@ -7,7 +7,8 @@
     python -m rtx_lab infer RUN --text "the [MASK] fox" --max-steps 30 --threshold 0.05
 
 With options the likeliest one is chosen, without them the answer is written freely. A line may bring options of its
-own: text || first | second. A run of a denoiser (rdt, mlm, cmlm, mdlm) fills in each [MASK] instead.
+own: text || first | second. A run of a denoiser (rdt, mlm, cmlm, mdlm) fills in each [MASK] instead. A run of T5, mT5
+or BART summarises dialogues: one turn a line, an empty line between two dialogues.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtx_lab.commands import fill
+from rtx_lab.commands import fill, summaries
 from rtx_lab.commands.places import find_run
 from rtx_lab.commands.questions import Question, prepare, split_options
 from rtx_lab.core.errors import UsageError
@@ -67,14 +68,26 @@ def main(args: argparse.Namespace) -> int:
     if fill.is_denoiser(loaded):
         return _fill_in(loaded, args, lines)
     if args.max_steps is not None or args.threshold is not None:
-        raise UsageError(
-            "--max-steps and --threshold are for denoisers, and this run answers questions: leave them out"
-        )
+        raise UsageError("--max-steps and --threshold are for denoisers, and this run is none: leave them out")
+    if summaries.is_summariser(loaded):
+        return _summarise(loaded, args)
     if args.interactive:
         return converse(lambda line: _show(ask(loaded, line, options)), QUESTION_HELP)
     if args.file:
         return _answer_file(loaded, lines, options, args.out)
     _show(ask(loaded, args.text, options))
+    return 0
+
+
+def _summarise(loaded: LoadedRun, args: argparse.Namespace) -> int:
+    if args.options is not None:
+        raise UsageError("--options are for questions, and this run summarises dialogues: leave them out")
+    if args.file:
+        return summaries.summarise_file(loaded, summaries.split_dialogues(_read_text(args.file)), args.out)
+    if args.interactive:
+        listener = summaries.Listener(loaded)
+        return converse(listener.hear, summaries.HELP, listener.answer)
+    summaries.show(loaded, args.text.replace("\\n", "\n"))
     return 0
 
 
@@ -157,8 +170,11 @@ def _fill_in(loaded: LoadedRun, args: argparse.Namespace, lines: Sequence[tuple[
     return 0
 
 
-def converse(respond: Callable[[str], None], hint: str) -> int:
-    """Respond to typed lines until quit, exit, Ctrl-D or Ctrl-C; a line that cannot be answered is explained."""
+def converse(respond: Callable[[str], None], hint: str, pause: Callable[[], None] = lambda: None) -> int:
+    """Respond to typed lines until quit, exit, Ctrl-D or Ctrl-C; a line that cannot be answered is explained.
+
+    `pause` is called for an empty line.
+    """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (its import gives input() a history and line editing)
     print(f"{hint}    (quit, exit or Ctrl-D leaves)")
@@ -169,6 +185,8 @@ def converse(respond: Callable[[str], None], hint: str) -> int:
                 return 0
             if line:
                 respond(line)
+            else:
+                pause()
         except UsageError as error:
             print(f"error: {error}")
         except (EOFError, KeyboardInterrupt):
@@ -176,15 +194,19 @@ def converse(respond: Callable[[str], None], hint: str) -> int:
             return 0
 
 
-def _read_lines(path: Path, out: Path) -> list[tuple[int, str]]:
-    if out.exists():
-        raise UsageError(f"{out} exists: choose another name or remove it")
+def _read_text(path: Path) -> str:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from error
+
+
+def _read_lines(path: Path, out: Path) -> list[tuple[int, str]]:
+    if out.exists():
+        raise UsageError(f"{out} exists: choose another name or remove it")
+    lines = _read_text(path).splitlines()
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise UsageError(f"{path} holds no questions: write one a line")

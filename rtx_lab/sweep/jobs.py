@@ -73,22 +73,22 @@ def names_of(jobs: Sequence[Job]) -> list[str]:
     for job in jobs:
         phases.setdefault(job.settled.run.phase, []).append(job)
     shared = {
-        phase: set.intersection(*(set(job.overrides) for job in own)) if len(own) > 1 else set()
+        phase: set.intersection(*(set(job.overrides) for job in own)) if len(own) > 1 or len(phases) > 1 else set()
         for phase, own in phases.items()
     }
     prefix = {phase: f"{phase}: " if len(phases) > 1 else "" for phase in phases}
     names = []
     for job in jobs:
         phase = job.settled.run.phase
-        names.append(prefix[phase] + _name(job, (line for line in job.overrides if line not in shared[phase])))
+        own = _name(job, (line for line in job.overrides if line not in shared[phase]))
+        names.append((prefix[phase] + own).removesuffix(": ") or job.settled.directory)
     return names
 
 
 def _name(job: Job, overrides: Iterable[str]) -> str:
     labels, config = job.settled.run.labels, job.settled.config
     named = [(line, label_of(labels, line, config)) for line in overrides]
-    parts = [f"{line} ({label})" if label else line for line, label in named]
-    return " ".join(parts) or job.settled.directory
+    return " ".join(f"{line} ({label})" if label else line for line, label in named)
 
 
 def plan_record(job: Job) -> dict[str, Any]:

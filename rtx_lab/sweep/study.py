@@ -24,6 +24,7 @@ from rtx_lab.sweep.outcomes import exit_code, print_outcomes
 from rtx_lab.sweep.plan import print_reasons, print_sums
 from rtx_lab.sweep.session import Session
 from rtx_lab.sweep.traces import trace_all
+from rtx_lab.sweep.typed import key_of
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,23 @@ def _stages(
     if not names:
         return [_stage(str(master.phase), settings, arguments, context, task_function, master)]
     rest = [line for line in arguments if line.partition("=")[0] != "phase"]
-    return [_load_stage(name, [*rest, f"phase={name}"], context, task_function, master) for name in names]
+    own = stage_arguments(names, settings["stage_overrides"], rest)
+    return [_load_stage(name, [*own[name], f"phase={name}"], context, task_function, master) for name in names]
+
+
+def stage_arguments(
+    names: Sequence[str], overrides: Mapping[str, Sequence[str]], typed: Sequence[str]
+) -> dict[str, list[str]]:
+    """The command line of each stage: what its campaign sets for all stages, then for this one, then what was typed.
+
+    The later wins, and a key stands once: Hydra refuses a group that is chosen twice. Raises UsageError for a name
+    that is no stage.
+    """
+    strange = [name for name in overrides if name != "all" and name not in names]
+    if strange:
+        raise UsageError(f"stage_overrides names {', '.join(strange)}, and the stages are {', '.join(names)}")
+    lines = {name: [*overrides.get("all", []), *overrides.get(name, []), *typed] for name in names}
+    return {name: list({key_of(line): line for line in own}.values()) for name, own in lines.items()}
 
 
 def _load_stage(

@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rtx_lab.core.memory import filled
+from rtx_lab.core.types import Cut
 from rtx_lab.data.collate import IGNORED, collate_options
 from rtx_lab.data.generated import arithmetic, reasoning
 from rtx_lab.models.connection_transformer import ConnectionTransformer
@@ -24,17 +25,7 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 def task_of(dataset, num_beams=1):
-    cut = SimpleNamespace(
-        seed=3,
-        global_batch=16,
-        micro_batch=8,
-        eval_batch=16,
-        num_workers=0,
-        pin_memory=False,
-        rank=0,
-        world_size=1,
-        micro_tokens=None,
-    )
+    cut = Cut(seed=3, global_batch=16, micro_batch=8, eval_batch=16)
     generation = SimpleNamespace(num_beams=num_beams, max_new_tokens=6, length_penalty=1.0)
     return AnswerTask(dataset=dataset, cut=cut, generation=generation)
 
