@@ -8,7 +8,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
-QUICK = ("accumulation", "pair_maps", "bucketing", "scan_runs", "wilson_coverage")
+QUICK = ("accumulation", "beam_evaluation", "bucketing", "pair_maps", "scan_runs", "wilson_coverage")
 """Those whose --quick (or whole run on built-in data) is a matter of a second or two."""
 
 
