@@ -47,7 +47,6 @@ MODEL = Path(__file__).resolve().parent.parent / "conf" / "model" / "tiny_mt5.ya
 STEP, PER_DEVICE, VALIDATION, LR = 64, 8, 128, 5e-3
 RIVALS = {"Trainer, defaults": ("random", 2.0, 0.0), "Trainer, group_by_length": ("group_by_length", 1.0, 1.8)}
 """Strategy of sampling, and the bars: its time and its micro-batches over ours."""
-Found = dict[str, list[dict[str, float]]]
 
 
 class Wrapped(nn.Module):
@@ -57,8 +56,7 @@ class Wrapped(nn.Module):
 
     def __init__(self, model: PretrainedSeq2Seq, task: SummariseTask) -> None:
         super().__init__()
-        self.model, self.task = model, task
-        self.sizes: list[int] = []
+        self.model, self.task, self.sizes = model, task, []
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, num_items_in_batch: Tensor) -> Any:
         self.sizes.append(input_ids.numel() + labels.numel())
@@ -81,13 +79,12 @@ def built(given: argparse.Namespace) -> tuple[PretrainedSeq2Seq, SummariseTask]:
     return PretrainedSeq2Seq(**arguments), SummariseTask(dataset=dataset, cut=cut, generation=Generation())
 
 
-def ours(model: PretrainedSeq2Seq, task: SummariseTask, given: argparse.Namespace) -> tuple[Any, list[int]]:
+def ours(model: PretrainedSeq2Seq, task: Any, given: argparse.Namespace) -> tuple[Any, list[int]]:
     """What trains an epoch, and the tokens of its micro-batches, padding included."""
     place = setup(Hardware(name="cpu", device="cpu", precision="fp32", memory_gb=4, num_threads=1))
     steps = task.steps_per_epoch
     plan, update = Plan(steps=steps, eval_every=10**9, checkpoint_every=10**9), optim.adamw(model, steps, lr=LR)
-    batches = [batch for step in range(1, steps + 1) for batch in task.steps[step]]
-    sizes = [batch["source"].numel() + batch["labels"].numel() for batch in batches]
+    sizes = [b["source"].numel() + b["labels"].numel() for step in range(1, steps + 1) for b in task.steps[step]]
     return lambda: fit(model, task, update, plan, place, seed=given.seed), sizes
 
 
@@ -129,11 +126,11 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
     work, sizes = (ours if given.way == "ours" else trainer)(model, task, given)
     found = {"before": validation_loss(model, task)}
     wall, cpu = time.perf_counter(), time.process_time()
-    work()
+    ended = work()
     found |= {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-    real = int(both_lengths(task.steps.split).sum()) / sum(sizes)
-    found |= {"pieces": len(sizes), "padded": sum(sizes), "real": real, "largest": max(sizes)}
-    return found | {"loss": validation_loss(model, task)}
+    assert getattr(ended, "status", "done") == "done", ended
+    found |= {"real": int(both_lengths(task.steps.split).sum()) / sum(sizes), "loss": validation_loss(model, task)}
+    return found | {"pieces": len(sizes), "padded": sum(sizes), "largest": max(sizes)}
 
 
 def measure_fresh(given: argparse.Namespace) -> dict[str, float]:
@@ -147,28 +144,28 @@ def measure_fresh(given: argparse.Namespace) -> dict[str, float]:
 
 def thinned(path: str, rows: int) -> dict[str, int]:
     """Write dialogues evenly taken from DialogSum into a folder; return how many of each split."""
-    counts = {}
-    for part, limit in (("train", rows), ("validation", VALIDATION)):
+    counts = {"train": rows, "validation": VALIDATION}
+    for part in counts:
         file = Path(os.environ.get("RTX_LAB_DATA", "")) / "dialogsum" / f"{part}.jsonl.gz"
         if not file.is_file():
             sys.exit(f"There is no {file}: set RTX_LAB_DATA to the folder that holds dialogsum/, or try --quick.")
         lines = gzip.decompress(file.read_bytes()).splitlines(keepends=True)
-        counts[part] = min(limit, len(lines))
-        chosen = (lines[number * len(lines) // counts[part]] for number in range(counts[part]))
-        Path(path, f"{part}.jsonl").write_bytes(b"".join(chosen))
+        number = counts[part] = min(counts[part], len(lines))
+        Path(path, f"{part}.jsonl").write_bytes(b"".join(lines[n * len(lines) // number] for n in range(number)))
     return counts
 
 
-def show(found: Found) -> None:
+def show(found: dict[str, list[dict[str, float]]]) -> None:
     print(f"{'':25}   s/epoch     CPU s  micro-batches  padded tokens  real/padded  largest  loss (over seeds)")
     for name, rounds in found.items():
-        m, losses = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}, [r["loss"] for r in rounds]
+        m = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+        losses = [one["loss"] for one in rounds]
         print(f"{name:25} {m['wall']:9.2f} {m['cpu']:9.2f} {m['pieces']:14.0f} {m['padded']:14,.0f}", end=" ")
         print(f"{m['real']:12.3f} {m['largest']:8,.0f}  {m['loss']:.4f} ({min(losses):.4f} .. {max(losses):.4f})")
     print(f"validation loss before: {next(iter(found.values()))[0]['before']:.4f}\n")
 
 
-def judge(found: Found, name: str) -> bool:
+def judge(found: dict[str, list[dict[str, float]]], name: str) -> bool:
     """Print how one way of ours stands to the rivals; return whether it reaches the bars."""
     reached = True
     for rival, (_, faster, fewer) in RIVALS.items():
@@ -176,28 +173,25 @@ def judge(found: Found, name: str) -> bool:
         wall, cpu, pieces = (statistics.median(b[key] / a[key] for a, b in pairs) for key in ("wall", "cpu", "pieces"))
         apart = statistics.mean(a["loss"] - b["loss"] for a, b in pairs)
         band = max(max(x) - min(x) for x in zip(*((a["loss"], b["loss"]) for a, b in pairs), strict=True))
-        print(
-            f"{rival} / {name}: time {wall:.2f} (bar {faster}; processor time {cpu:.2f}), micro-batches {pieces:.2f} "
-            f"(bar {fewer or 'none'}); ours - its loss {apart:+.4f}, largest band over seeds {band:.4f}"
-        )
+        print(f"{rival} / {name}: time {wall:.2f} (bar {faster}), processor time {cpu:.2f},", end=" ")
+        print(f"micro-batches {pieces:.2f} (bar {fewer or 'none'}); our loss {apart:+.4f}, band over seeds {band:.4f}")
         reached &= wall >= faster and pieces >= fewer
     return reached
 
 
-def in_turn(options: argparse.Namespace) -> Found:
+def in_turn(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
     """Measure every way once a round."""
     budgets, rounds, work = options.micro_tokens, max(options.repeats, options.seeds), measure_fresh
     if options.quick:
         budgets, rounds, work = [PER_DEVICE * (128 + 32)], 1, measure
     ways = {f"ours, {tokens} tokens": ("ours", tokens) for tokens in budgets}
     ways |= {name: (way, budgets[0]) for name, (way, _, _) in RIVALS.items()}
-    found: Found = {name: [] for name in ways}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as path:
         counts = {} if options.quick else thinned(path, options.rows)
-        given = {"path": path, "counts": counts, "quick": options.quick, "window": options.window}
         for number, (name, (way, tokens)) in itertools.product(range(rounds), ways.items()):
-            one = argparse.Namespace(**given, way=way, tokens=tokens, seed=number % options.seeds)
-            found[name].append(work(one))
+            own = {"path": path, "counts": counts, "way": way, "tokens": tokens, "seed": number % options.seeds}
+            found[name].append(work(argparse.Namespace(**vars(options), **own)))
     return found
 
 

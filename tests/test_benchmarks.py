@@ -8,8 +8,8 @@ import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
-QUICK = ("accumulation", "beam_evaluation", "bucketing", "pair_maps", "scan_runs", "wilson_coverage")
-"""Those whose --quick (or whole run on built-in data) is a matter of a second or two."""
+QUICK = ("accumulation", "beam_evaluation", "bucketing", "pair_maps", "scan_runs", "summarise_epoch", "wilson_coverage")
+"""Those whose --quick (or whole run on built-in data) is a matter of a second or two; ten where Trainer is loaded."""
 
 
 @pytest.fixture

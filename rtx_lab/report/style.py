@@ -6,6 +6,7 @@ Nothing here touches pyplot or leaves a setting behind: figures are plain object
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -85,6 +86,8 @@ def drawing() -> Iterator[None]:
     """Hold the house settings while figures are made and written; a reader's own matplotlibrc changes nothing."""
     import matplotlib
     from matplotlib import rc_context
+
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph that it writes into a PDF
 
     with rc_context():
         matplotlib.rcdefaults()
