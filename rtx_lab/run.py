@@ -26,6 +26,7 @@ from rtx_lab.core.rundir import RunDir, write_json, write_text
 from rtx_lab.core.schema import Settled, settle
 from rtx_lab.core.signals import Stopped, StopSignal, exit_code
 from rtx_lab.core.training import PURPOSES, Outcome, Plan, TrainState
+from rtx_lab.models.counts import count_weights
 from rtx_lab.parts import Parts, build
 from rtx_lab.preflight import finished, input_digests
 from rtx_lab.tracking import Tracker
@@ -226,7 +227,7 @@ def _describe(settled: Settled, parts: Parts, outcome: Outcome) -> dict[str, Any
         "monitor": parts.task.monitor,
         "best": outcome.state.best,
         "steps": outcome.state.step,
-        "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
+        "parameters": count_weights(parts.model),
         "parents": [place for place in (parts.run.init_from, parts.run.resume_from) if place],
         "step_time_s": outcome.step_time_s,
         "earlier_s": outcome.earlier_s,

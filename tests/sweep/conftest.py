@@ -17,7 +17,8 @@ def command(tmp_path, monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
-        logging.shutdown()
+        for handler in filter(lambda one: isinstance(one, logging.FileHandler), logging.getLogger().handlers):
+            handler.close()  # not logging.shutdown(): absl, which rouge_score imports, would close our stderr
         out, err = capfd.readouterr()
         return end.value.code, out + err
 
