@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
+from multiprocessing import AuthenticationError
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -88,4 +91,11 @@ def _begin_worker(worker: int) -> None:
     """Leave Ctrl-C to the main process, which ends its workers without a traceback from each."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _tell_what_is_not_the_end
     torch.set_num_threads(1)
+
+
+def _tell_what_is_not_the_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an exception of a worker's thread, but not that the main process was stopped while it took a batch."""
+    if not issubclass(kind, EOFError | ConnectionError | AuthenticationError):
+        sys.__excepthook__(kind, error, trace)
