@@ -164,7 +164,7 @@ def test_a_written_answer_is_judged_by_its_number(monkeypatch):
     written = iter(
         [texts[place % 4].format(opened.record(int(row))["gold"]) for place, row in enumerate(batch["index"])]
     )
-    monkeypatch.setattr(type(dataset.tokenizer), "decode", lambda self, ids: next(written))
+    monkeypatch.setattr(type(dataset.tokenizer), "decode", lambda self, ids, keep=(): next(written))
     with torch.inference_mode():
         records = task.score(model, batch, "test")
     assert [record["correct"] for record in records] == [place % 4 < 2 for place in range(len(records))]
