@@ -1,4 +1,5 @@
 import builtins
+import logging
 import random
 import string
 
@@ -29,8 +30,19 @@ def test_scores_are_those_of_the_definition():
             assert found[metric] == pytest.approx(float(exact[metric]), abs=1e-15)
 
 
-def test_scores_of_english_are_those_of_rouge_score():
-    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rouge1", "rouge2", "rougeL"])
+@pytest.fixture(scope="module")
+def scorers_of_google():
+    """rouge_score without the log handler of absl, which it imports.
+
+    That one holds the stderr of this moment, and whoever sets up logging later (Hydra does) would close it.
+    """
+    before = logging._handlerList[:]  # pyright: ignore[reportAttributeAccessIssue]
+    yield pytest.importorskip("rouge_score.rouge_scorer")
+    logging._handlerList[:] = before  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_scores_of_english_are_those_of_rouge_score(scorers_of_google):
+    scorer = scorers_of_google.RougeScorer(["rouge1", "rouge2", "rougeL"])
     rng = random.Random(2)
     text = "the a cat dog isn't sat on Mr. Smith's mat, 3:30 o'clock; well-known end. (really) A_b"
     words = text.split()
@@ -43,8 +55,8 @@ def test_scores_of_english_are_those_of_rouge_score():
             assert found[metric] == pytest.approx(expected[metric].fmeasure, abs=1e-12)
 
 
-def test_any_tokens_are_scored_as_rouge_score_does():
-    scorers = pytest.importorskip("rouge_score.rouge_scorer")
+def test_any_tokens_are_scored_as_rouge_score_does(scorers_of_google):
+    scorers = scorers_of_google
 
     class Cutter:
         def __init__(self, cut):
