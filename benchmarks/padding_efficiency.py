@@ -159,9 +159,8 @@ def main() -> None:
         ratios.append(number / mine[1])
         print(f"{'':4s}{name} has {ratios[-1]:.2f} times as many micro-batches")
     efficiency = line(f"ours, {options.tokens} tokens", lengths, (ours(lengths, options.tokens, e) for e in epochs))[0]
-    least = min(
-        ratio for ratio, (_, _, largest) in zip(ratios, rivals.values(), strict=True) if largest <= options.tokens
-    )
+    within = [largest <= options.tokens for _, _, largest in rivals.values()]
+    least = min(ratio for ratio, counts in zip(ratios, within, strict=True) if counts)
     print(f"\nbars: {efficiency:.3f} >= .89 and {least:.2f} >= 1.8: ", end="")
     print("reached" if efficiency >= 0.89 and least >= 1.8 else "NOT reached")
     if options.time:

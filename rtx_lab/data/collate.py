@@ -42,6 +42,17 @@ def collate(split: Split, rows: Sequence[int] | np.ndarray) -> Batch:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+def empty_batch(num_samples: int, source_length: int, target_length: int) -> Batch:
+    """What `collate` gives for samples of these lengths, without their tokens."""
+    return {
+        "index": torch.zeros(num_samples, dtype=torch.int64),
+        "source": torch.zeros(num_samples, source_length, dtype=torch.int64),
+        "source_mask": torch.ones(num_samples, source_length, dtype=torch.bool),
+        "decoder_input": torch.zeros(num_samples, target_length, dtype=torch.int64),
+        "labels": torch.zeros(num_samples, target_length, dtype=torch.int64),
+    }
+
+
 def collate_options(split: Split, rows: Sequence[int] | np.ndarray) -> Batch:
     """A training batch and, where rows have options, option_input and option_labels (B,O,U) and option_mask (B,O)."""
     batch = collate(split, rows)

@@ -16,7 +16,7 @@ import numpy as np
 
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.data import store
-from rtx_lab.data.text import SPLITS, Split, chunks, int32, joined, noted, refuse_ids
+from rtx_lab.data.text import SPLITS, Split, chunks, digest_of_splits, int32, joined, noted, refuse_ids
 from rtx_lab.data.tokenizers import Tokenizer, load_tokenizer
 
 FORMAT_VERSION = "dialogues 1"
@@ -94,7 +94,7 @@ class DialogueDataset:
 
     def digest(self) -> str:
         """Names what the three splits hold; a split whose data are missing counts as missing."""
-        return hashlib.sha256(" ".join(self._digest_or_missing(name) for name in SPLITS).encode()).hexdigest()
+        return digest_of_splits(self._split_digest)
 
     def num_rows(self, name: str) -> int:
         """Rows of a split as generated, published or counted, told without encoding data."""
@@ -130,12 +130,6 @@ class DialogueDataset:
         backend = self.tokenizer.backend
         kept = [index for text in self.special_tokens if (index := backend.token_to_id(text)) is not None]
         return self.tokenizer.decode_answer(ids, keep=kept).strip()
-
-    def _digest_or_missing(self, name: str) -> str:
-        try:
-            return self._split_digest(name)
-        except RunError:
-            return "missing"
 
     def _split_digest(self, name: str) -> str:
         lengths = (self.max_source_length, self.max_target_length)

@@ -17,7 +17,7 @@ import numpy as np
 
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.data import store
-from rtx_lab.data.text import SPLITS
+from rtx_lab.data.text import SPLITS, digest_of_splits
 from rtx_lab.data.tokenizers import Tokenizer
 
 FORMAT_VERSION = 1
@@ -123,7 +123,7 @@ class SegmentDataset:
 
     def digest(self) -> str:
         """Names what the three splits hold; a split whose data are missing counts as missing."""
-        return hashlib.sha256(" ".join(self._digest_or_missing(name) for name in SPLITS).encode()).hexdigest()
+        return digest_of_splits(self._split_digest)
 
     def num_rows(self, name: str) -> int:
         """Segments of a split, told from published or estimated sizes without opening data."""
@@ -157,12 +157,6 @@ class SegmentDataset:
                     f"Segment {row} of {self.name}/{name}, or a special token, has an id of up to {split.max_id}, but "
                     f"the vocabulary has {vocab_size} entries: set model.vocab_size to at least {split.max_id + 1}."
                 )
-
-    def _digest_or_missing(self, name: str) -> str:
-        try:
-            return self._split_digest(name)
-        except RunError:
-            return "missing"
 
     def _split_digest(self, name: str) -> str:
         shape = (self.max_source_length, self.packing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -120,7 +120,7 @@ class TextDataset:
 
     def digest(self) -> str:
         """Names what the three splits hold; a split whose data are missing counts as missing."""
-        return hashlib.sha256(" ".join(self._digest_or_missing(name) for name in SPLITS).encode()).hexdigest()
+        return digest_of_splits(self._split_digest)
 
     def num_rows(self, name: str) -> int:
         """Rows of a split as generated or published, told without opening data."""
@@ -147,16 +147,22 @@ class TextDataset:
             if split.max_id >= vocab_size:
                 refuse_ids(self.name, name, split, vocab_size)
 
-    def _digest_or_missing(self, name: str) -> str:
-        try:
-            return self._split_digest(name)
-        except RunError:
-            return "missing"
-
     def _split_digest(self, name: str) -> str:
         lengths = (self.max_source_length, self.max_target_length)
         parts = [FORMAT_VERSION, self.sources[name].digest(), self.tokenizer.digest, *lengths]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def digest_of_splits(split_digest: Callable[[str], str]) -> str:
+    """Name what three splits hold together; a split whose data are missing counts as missing."""
+
+    def digest_or_missing(name: str) -> str:
+        try:
+            return split_digest(name)
+        except RunError:
+            return "missing"
+
+    return hashlib.sha256(" ".join(digest_or_missing(name) for name in SPLITS).encode()).hexdigest()
 
 
 def refuse_ids(dataset: str, name: str, split: Split, vocab_size: int) -> None:

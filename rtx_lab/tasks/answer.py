@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rtx_lab.core.types import Batch, Cut, Record
-from rtx_lab.data.collate import IGNORED
+from rtx_lab.data.collate import IGNORED, empty_batch
 from rtx_lab.data.loading import StepDataset, held_out_batches, step_loader
 from rtx_lab.data.text import TextDataset
 from rtx_lab.inference.generate import generate
@@ -166,14 +166,7 @@ class AnswerTask:
     def example_batch(self, model: Any, micro_batch: int) -> Batch:
         """Empty tensors of the longest source and target that training can meet."""
         del model  # the lengths are the data's
-        longest, target = self.dataset.max_source_length, self.dataset.max_target_length
-        return {
-            "index": torch.zeros(micro_batch, dtype=torch.int64),
-            "source": torch.zeros(micro_batch, longest, dtype=torch.int64),
-            "source_mask": torch.ones(micro_batch, longest, dtype=torch.bool),
-            "decoder_input": torch.zeros(micro_batch, target, dtype=torch.int64),
-            "labels": torch.zeros(micro_batch, target, dtype=torch.int64),
-        }
+        return empty_batch(micro_batch, self.dataset.max_source_length, self.dataset.max_target_length)
 
     def rehearse(self, model: Any, num_samples: int) -> None:
         """Rank as many options as a row can have, or decode the longest answer with all beams, at once."""

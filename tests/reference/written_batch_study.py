@@ -4,6 +4,9 @@ import random
 
 from written_summaries import write_summariser
 
+from rtx_lab.report.batch_advice import advise
+from rtx_lab.report.build import compose, read_study
+
 ARMS = {8: (300.0, 4.0), 16: (390.0, 6.5), 64: (450.0, 17.0)}
 """Micro-batch -> samples per second and peak memory in GB."""
 LABELS = {
@@ -97,3 +100,18 @@ def out_of_memory(step=3, size=64):
     """What a run records when memory runs out."""
     told = {"micro_batch": size, "retried_with": size // 2, "shape": [size, 512, 128]}
     return {"event": "out_of_memory", "step": step, **told}
+
+
+def judged(root):
+    (one,) = read_study(root).batches
+    return one
+
+
+def advice(root):
+    one = judged(root)
+    return advise(one.study, one.scores, one.costs)
+
+
+def tables(root):
+    (part,) = (part for part in compose(read_study(root), "x", {}).sections if part.title == "Batch study")
+    return {table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows] for table in part.tables}

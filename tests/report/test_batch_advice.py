@@ -1,12 +1,11 @@
 """What a batch study recommends: from tests and numbers alone, and that nothing can be told is one of the answers."""
 
 import pytest
-from written_batch_study import EVERY, out_of_memory, write_arm_run, write_batch_study
+from written_batch_study import EVERY, advice, judged, out_of_memory, tables, write_arm_run, write_batch_study
 
-from rtx_lab.report.batch_advice import advise, choose
+from rtx_lab.report.batch_advice import choose
 from rtx_lab.report.batch_runs import shape_words
 from rtx_lab.report.batch_tables import NOT_MEASURED
-from rtx_lab.report.build import compose, read_study
 
 NAMES = ["05a (8 x 8)", "05b (16 x 4)", "05c (64 x 1)"]
 
@@ -17,21 +16,6 @@ def study(tmp_path_factory):
     root = tmp_path_factory.mktemp("study")
     write_batch_study(root)
     return root
-
-
-def judged(root):
-    (one,) = read_study(root).batches
-    return one
-
-
-def advice(root):
-    one = judged(root)
-    return advise(one.study, one.scores, one.costs)
-
-
-def tables(root):
-    (part,) = (part for part in compose(read_study(root), "x", {}).sections if part.title == "Batch study")
-    return {table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows] for table in part.tables}
 
 
 def test_equal_scores_are_called_so_and_the_fastest_is_recommended(study):

@@ -6,11 +6,10 @@ import shutil
 from statistics import fmean
 
 import pytest
-from written_batch_study import ARMS, write_arm_run, write_batch_study, write_untrained
+from written_batch_study import ARMS, advice, judged, tables, write_arm_run, write_batch_study, write_untrained
 
 from rtx_lab.core.rundir import write_json
 from rtx_lab.report import batch_study
-from rtx_lab.report.batch_advice import advise
 from rtx_lab.report.batch_tables import NOT_MEASURED
 from rtx_lab.report.build import compose, read_study, write_report
 
@@ -37,21 +36,6 @@ def files(root):
     for name, text in batch_study.batch_texts(studies, figures).items():
         (folder / name).write_text(text)
     return folder, [figure for found in figures.values() for figure in found]
-
-
-def judged(root):
-    (one,) = read_study(root).batches
-    return one
-
-
-def advice(root):
-    one = judged(root)
-    return advise(one.study, one.scores, one.costs)
-
-
-def tables(root):
-    (part,) = (part for part in compose(read_study(root), "x", {}).sections if part.title == "Batch study")
-    return {table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows] for table in part.tables}
 
 
 def test_the_files_lie_beside_the_report(study):
