@@ -40,7 +40,7 @@ def _partner(group, option):
         return ("dataset=dialogues",)
     if option == "sst2_texts":
         return ("phase=rdt_multitask",)
-    if option in ("dialogues", "dialogsum", "dialogue_csv"):
+    if option in ("dialogues", "dialogsum", "dialogsum_200", "dialogue_csv"):
         return ("model=tiny_t5", *((f"dataset.path={CONF}",) if option == "dialogue_csv" else ()))
     running = ("stories", "text", "wikitext2", "wikitext103")
     path = (f"dataset.path={CONF}",) if option == "text" else ()

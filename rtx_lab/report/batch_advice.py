@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rtx_lab.report.batch_arms import Arm, BatchStudy
-from rtx_lab.report.batch_runs import SHARE
+from rtx_lab.report.batch_tables import target_words
 from rtx_lab.report.batch_tests import COSTS, CostTest
 from rtx_lab.report.findings import Comparison
 from rtx_lab.report.pairing import lower_is_better
@@ -14,7 +14,6 @@ from rtx_lab.report.wording import limit_text, number, probability, seeds_words,
 _TITLES = {
     "samples_per_s": "Speed",
     "peak_allocated_gb": "Memory",
-    "minutes_to_target": f"Time to {SHARE:.0%} of the best score",
 }
 _UNITS = {"samples_per_s": "samples/s", "peak_allocated_gb": "GB at most", "minutes_to_target": "min"}
 
@@ -128,7 +127,8 @@ def _say_cost(study: BatchStudy, costs: Sequence[CostTest], key: str) -> list[st
         return []
     sign = -1.0 if key == "samples_per_s" else 1.0  # of all else the least is best
     best = min(told, key=lambda arm: sign * (arm.mean(key) or 0.0))
-    text = f"{_TITLES[key]}: {best.name} is best with {_amount(key, best.mean(key))}"
+    title = _TITLES.get(key, f"Time to {target_words(study)}")
+    text = f"{title}: {best.name} is best with {_amount(key, best.mean(key))}"
     parts = []
     for arm in told:
         if arm is best:

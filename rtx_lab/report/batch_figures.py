@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from rtx_lab.report import style
 from rtx_lab.report.batch_arms import Arm, BatchStudy
-from rtx_lab.report.batch_runs import SHARE
+from rtx_lab.report.batch_tables import target_words
 from rtx_lab.report.choice import quantity
 from rtx_lab.report.document import Figure
 from rtx_lab.report.learning import over_seeds
+from rtx_lab.report.pairing import lower_is_better
 from rtx_lab.report.wording import number
 
 if TYPE_CHECKING:
@@ -96,16 +97,17 @@ def _draw_curves(study: BatchStudy, folder: Path, suffix: str) -> Figure | None:
     _lines(memory, shown, lambda arm: over_seeds(arm.lines, "peak_memory_gb"))
     memory.set(xlabel="optimizer step", ylabel=f"{memory_words(study)}, peak so far (GB)")
     memory.set_ylim(bottom=0)
-    _bars(gain, shown, "gain_per_min", f"gain per minute in\n{score}")
+    brought = "fall" if lower_is_better(study.leaf) else "gain"
+    _bars(gain, shown, "gain_per_min", f"{brought} per minute in\n{score}")
     style.count_whole(loss, "x")
     style.count_whole(memory, "x")
     style.legend(figure, loss)
     style.save(figure, folder, stem)
     ends = "; ".join(f"{arm.name} best {number(arm.mean('best_score'))}" for arm in shown)
-    target = f" Dotted: {SHARE:.0%} of the best score." if study.target is not None else ""
+    target = f" Dotted: {target_words(study)}." if study.target is not None else ""
     return Figure(
         name=stem,
-        caption=f"Training loss, validation {score} over time, the peak of {memory_words(study)} so far, and gain "
+        caption=f"Training loss, validation {score} over time, the peak of {memory_words(study)} so far, and {brought} "
         f"per minute until the best evaluation (bar: 95 % interval); line: mean over seeds, band: lowest to highest "
         f"seed.{target}{_rest(study.finished)}",
         alt=f"Four charts of the course of training: {ends}.",

@@ -22,12 +22,12 @@ _MARKS = {
 
 _COLUMNS = (
     ("seeds", "", 0),
-    ("peak GB", "peak_allocated_gb", 2),
+    ("peak GB", "peak_allocated_gb", 3),
     ("steps/s", "steps_per_s", 3),
     ("samples/s", "samples_per_s", 1),
     ("best score", "best_score", 3),
     ("gain/min", "gain_per_min", 4),
-    ("minutes", "total_min", 1),
+    ("minutes", "total_min", 2),
     ("out of\nmemory", "oom", 0),
 )
 
@@ -57,10 +57,10 @@ def draw_table(study: BatchStudy, folder: Path, stem: str) -> None:
         table[row + 1, column].set_facecolor(colour)
     axes.set_title(
         f"{study.model} on {study.dataset}, {study.global_batch} samples a step; score: {quantity(study.leaf)} on "
-        "validation", fontsize=10.5,
+        f"validation{', the less the better' if lower_is_better(study.leaf) else ''}", fontsize=10.5,
     )  # fmt: skip
     figure.supxlabel(
-        "coloured: the best mean of its column; which differences are real is told in batch_optimization_report.md",
+        "coloured: the best mean of its column, unless all are equal; batch_optimization_report.md tells what is real",
         fontsize=8.5, color=style.EDGE,
     )  # fmt: skip
     style.save(figure, folder, stem)
@@ -74,12 +74,18 @@ def _text(arm: Arm, key: str, digits: int) -> str:
 
 
 def _best_cells(study: BatchStudy) -> Sequence[tuple[int, int, str]]:
-    """Row, column and colour of the best cell of each marked column; none where fewer than two arms were measured."""
+    """Row, column and colour of the best cells of each marked column: those that read like the best.
+
+    None where fewer than two arms were measured, or where all read alike.
+    """
     found = []
-    for column, (_, key, _) in enumerate(_COLUMNS, start=1):
+    for column, (_, key, digits) in enumerate(_COLUMNS, start=1):
         least = key == "peak_allocated_gb" or (key == "best_score" and lower_is_better(study.leaf))
-        sign = 1.0 if least else -1.0
-        told = [(sign * value, row) for row, arm in enumerate(study.arms) if (value := arm.mean(key)) is not None]
-        if key in _MARKS and len(told) > 1:
-            found.append((min(told)[1], column, _MARKS[key]))
+        told = {row: value for row, arm in enumerate(study.arms) if (value := arm.mean(key)) is not None}
+        if key not in _MARKS or len(told) < 2:
+            continue
+        texts = {row: _text(study.arms[row], key, digits) for row in told}
+        best = texts[min(told, key=lambda row: told[row] if least else -told[row])]
+        if len(set(texts.values())) > 1:
+            found += [(row, column, _MARKS[key]) for row, text in texts.items() if text == best]
     return found

@@ -139,8 +139,8 @@ def _say_study(study: BatchStudy) -> list[str]:
     seeds = sorted({run.seed for arm in study.arms for run in arm.group.runs})
     total = f" with {study.global_batch} samples in every optimizer step" if study.global_batch else ""
     told = (
-        f"{study.model} on {study.dataset}{total}; micro-batch x accumulation: {names}; seeds "
-        f"{', '.join(map(str, seeds))}."
+        f"{study.model} on {study.dataset}{total}; micro-batch x accumulation: {names}; "
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}."
     )
     if study.differ_otherwise:
         told += " The arms differ in more than how a step is cut; what else stands in their names."

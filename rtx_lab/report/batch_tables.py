@@ -10,6 +10,7 @@ from rtx_lab.report.batch_arms import Arm, BatchStudy
 from rtx_lab.report.batch_runs import SHARE, shape_words
 from rtx_lab.report.batch_runs import out_of_memory as events_of
 from rtx_lab.report.document import Table
+from rtx_lab.report.pairing import lower_is_better
 from rtx_lab.report.runs import Run
 from rtx_lab.report.wording import number, words
 
@@ -21,9 +22,16 @@ _SPEED = ("steps_per_s", "samples_per_s", "tokens_per_s", "padded_tokens_per_s",
 _TIME = ("data_min", "train_min", "evaluation_min", "checkpoint_min", "rest_min", "total_min")
 _SCORE = ("final_score", "best_score", "test_score")
 _REACHED = ("minutes_to_target", "steps_to_target", "gain_per_min", "score_per_gb")
-_WHEN = (("minutes_to_target", 2), ("steps_to_target", 0))
+_TO_TARGET = {"minutes_to_target": 2, "steps_to_target": 0}
 QUANTITIES = (*_MEMORY, *_SPEED, *_TIME, *_SCORE, *_REACHED)
 """All that is written down of an arm and of a run, in this order."""
+
+
+def target_words(study: BatchStudy) -> str:
+    """Return what a run has to reach to have come close to the best one."""
+    if lower_is_better(study.leaf):
+        return f"the smallest {words(study.leaf)} of any run divided by {SHARE:g}"
+    return f"{SHARE:.0%} of the best score of any run"
 
 
 def memory_table(study: BatchStudy) -> Table:
@@ -100,8 +108,9 @@ def price_table(study: BatchStudy) -> Table:
                "best score per GB")  # fmt: skip
     rows = []
     for arm in study.arms:
-        cells = [arm.name, *(_reached(study, arm, key, digits) for key, digits in _WHEN)]
-        cells += [_cell(arm, "gain_per_min", 4), _span(arm, "gain_per_min", 4), _cell(arm, "score_per_gb", 4)]
+        cells = [arm.name, *(_reached(study, arm, key, digits) for key, digits in _TO_TARGET.items())]
+        per_gb = "-" if lower_is_better(study.leaf) else _cell(arm, "score_per_gb", 4)
+        cells += [_cell(arm, "gain_per_min", 4), _span(arm, "gain_per_min", 4), per_gb]
         rows.append(cells)
     numeric = frozenset(columns[1:]) - {"95 % interval of gain"}
     return Table(title="Score against cost", columns=columns, rows=rows, note=_price_note(study), numeric=numeric)
@@ -110,7 +119,7 @@ def price_table(study: BatchStudy) -> Table:
 def batch_csv(studies: Sequence[BatchStudy]) -> str:
     """Return one row for each arm, means over seeds with their 95 % intervals, then one for each run.
 
-    An empty cell does not apply; what was not measured is said to be so.
+    An empty cell does not apply; what was not measured, or a score that was not reached, is said to be so.
     """
     head = ["row", "model", "dataset", "global_batch", "arm", "micro_batch", "metric", "seeds", "run", "seed", "status"]
     columns = [*head, "num_oom", "oom_shapes"]
@@ -135,7 +144,7 @@ def _arm_row(study: BatchStudy, arm: Arm) -> list[object]:
     cells.append(" | ".join(arm.shapes))
     for key in QUANTITIES:
         low, high = arm.interval(key) or ("", "")
-        cells += [_or_not(arm.mean(key)), low, high]
+        cells += [(key in _TO_TARGET and _shortfall(study, arm)) or _value(study, key, arm.mean(key)), low, high]
     return cells
 
 
@@ -144,11 +153,19 @@ def _run_row(study: BatchStudy, arm: Arm, run: Run) -> list[object]:
     events = events_of(run)
     cells: list[object] = ["run", *_head(study, arm), "", run.name, run.seed, run.status]
     cells += [len(events) if run.result else NOT_MEASURED, " | ".join(shape_words(event) for event in events)]
-    return cells + [cell for key in QUANTITIES for cell in (_or_not(found.get(key)), "", "")]
+    never = bool(found) and study.target is not None and found.get("steps_to_target") is None
+    for key in QUANTITIES:
+        cells += ["not reached" if never and key in _TO_TARGET else _value(study, key, found.get(key)), "", ""]
+    return cells
 
 
 def _or_not(value: float | None) -> object:
     return NOT_MEASURED if value is None else int(value) if float(value).is_integer() else value
+
+
+def _value(study: BatchStudy, key: str, value: float | None) -> object:
+    """Empty for a loss per GB: a quantity that is better the smaller it is has no such ratio."""
+    return "" if key == "score_per_gb" and lower_is_better(study.leaf) else _or_not(value)
 
 
 def _cell(arm: Arm, key: str, digits: int) -> str:
@@ -165,10 +182,13 @@ def _span(arm: Arm, key: str, digits: int) -> str:
 
 def _reached(study: BatchStudy, arm: Arm, key: str, digits: int) -> str:
     """The mean where every seed got there, else how many did."""
+    return _shortfall(study, arm) or _cell(arm, key, digits)
+
+
+def _shortfall(study: BatchStudy, arm: Arm) -> str:
+    """How many seeds reached the target, empty where all did or none is known."""
     steps, total = len(arm.values("steps_to_target")), len(arm.measures)
-    if study.target is not None and steps < total:
-        return f"reached by {steps} of {total} seeds"
-    return _cell(arm, key, digits)
+    return f"reached by {steps} of {total} seeds" if study.target is not None and steps < total else ""
 
 
 def _price_note(study: BatchStudy) -> str:
@@ -179,8 +199,10 @@ def _price_note(study: BatchStudy) -> str:
         if study.untrained is not None
         else "the first evaluation to the best one, as the untrained model was not measured"
     )
+    least = lower_is_better(study.leaf)
+    ratio = f"A {what} per GB says nothing." if least else "Best per GB of peak allocated memory."
     return (
-        f"{SHARE:.0%}: the first evaluation that reached {SHARE:.0%} of the best score of any run{target}, on a clock "
-        f"that starts with training. Gain per minute: from {start}, over the minutes until the best evaluation. Best "
-        "per GB of peak allocated memory."
+        f"{SHARE:.0%}: the first evaluation that reached {target_words(study)}{target}, on a clock that starts with "
+        f"training. Gain per minute{' (how much it fell)' if least else ''}: from {start}, over the minutes until the "
+        f"best evaluation. {ratio}"
     )

@@ -2,7 +2,8 @@
 
 `inherit: {from: nd_ratio, keys: [model.num_slots]}` takes the values of the best finished group of runs of that phase
 with the same model and dataset; `inherit: {from: weaver_sft, checkpoint: best}` takes weights. Selection uses
-validation, as a mean over seeds; a tie goes to fewer parameters.
+validation, as a mean over seeds; a tie goes to fewer parameters. From a batch study, whose arms differ in cost and not
+in score, the arm that its report recommends is taken, unless the rule names a metric.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import Any
 import yaml
 
 from rtx_lab.core.errors import UsageError
-from rtx_lab.core.rundir import UNSIGNED, RunDir, canonical, signature
+from rtx_lab.core.rundir import RunDir, signature
+from rtx_lab.report.batch_arms import PHASE as BATCH_STUDY
+from rtx_lab.sweep.likeness import most_alike, value_at
 from rtx_lab.sweep.typed import command_of_parents
 
 _RULE_KEYS = ("from", "keys", "checkpoint", "metric", "mode", "elsewhere")
-_NOT_COMPARED = UNSIGNED | {"model", "dataset", "seed", "phase", "init_from", "resume_from"}
 Values = dict[str, Any]
 
 
@@ -34,10 +36,15 @@ class Rule:
     keys: tuple[str, ...] = ()
     checkpoint: str | None = None
     metric: str | None = None
-    """None: what the parent's task monitors."""
+    """None: what the parent's task monitors, or the report's recommendation where the parent is a batch study."""
     mode: str = "max"
     elsewhere: str | None = None
     """`mean_rank`: what to do for a dataset that the parent phase does not hold."""
+
+    @property
+    def takes_recommendation(self) -> bool:
+        """Whether the parent's report, and no metric, says which setting won."""
+        return self.phase.startswith(BATCH_STUDY) and self.metric is None and self.checkpoint is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,10 @@ def _rule(entry: dict[str, Any]) -> Rule:
             known = ", ".join(str(value) for value in values if value)
             raise UsageError(f"inherit.{key} must be one of {known}, got {entry[key]!r}")
     entry["phase"], entry["keys"] = entry.pop("from"), tuple(entry.get("keys") or ())
-    return Rule(**entry)
+    rule = Rule(**entry)
+    if rule.takes_recommendation and rule.elsewhere:
+        raise UsageError("inherit.elsewhere ranks by a metric: name one, as {metric: step_time_s, mode: min}")
+    return rule
 
 
 def finished_runs(root: Path, phase: str) -> list[Parent]:
@@ -97,7 +107,7 @@ def finished_runs(root: Path, phase: str) -> list[Parent]:
 def was_started(rule: Rule, child: Mapping[str, Any], free: Iterable[str], root: Path) -> bool:
     """Whether any run that could be the child's parent was ever started, whichever way it ended."""
     configs = [_read_config(path) for path in sorted((root / rule.phase).glob("*/config.yaml"))]
-    return bool(matching(rule, child, free, configs))
+    return bool(most_alike(rule.keys, child, free, configs))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -108,23 +118,11 @@ def _read_config(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def matching(rule: Rule, child: Mapping[str, Any], free: Iterable[str], configs: Sequence[Any]) -> list[int]:
-    """Indices of the configs with the child's model and dataset, apart from inherited keys and those `free` to differ.
-
-    Of these the most alike are returned: equal in the free keys too, or else in budget, optimizer and machine.
-    """
-    inherited, loose = set(rule.keys), {*rule.keys, *free}
-    same = [i for i, config in enumerate(configs) if _core(config, loose) == _core(child, loose)]
-    alike = [i for i in same if _rest(configs[i], loose) == _rest(child, loose)]
-    exact = [i for i in alike if _core(configs[i], inherited) == _core(child, inherited)]
-    return exact or alike or same
-
-
 def possible_values(rule: Rule, child: Mapping[str, Any], free: Iterable[str], configs: Sequence[Any]) -> list[Values]:
     """Every distinct tuple of values that planned parents could pass on to this child."""
-    found = [configs[i] for i in matching(rule, child, free, configs)]
+    found = [configs[i] for i in most_alike(rule.keys, child, free, configs)]
     if not found and rule.elsewhere:
-        found = [configs[i] for i in matching(rule, child, {*free, "dataset"}, configs)]
+        found = [configs[i] for i in most_alike(rule.keys, child, {*free, "dataset"}, configs)]
     return list({json.dumps(_values(rule, config)): _values(rule, config) for config in found}.values())
 
 
@@ -136,14 +134,16 @@ def choose(
     Raises UsageError where there is none (with the command to run) or where the runs differ in more than the seed.
     """
     configs = [parent.config for parent in parents]
-    found = [parents[i] for i in matching(rule, child, free, configs)]
+    found = [parents[i] for i in most_alike(rule.keys, child, free, configs)]
     if rule.checkpoint:
         return _weights(rule, child, found, typed)
+    if found and rule.takes_recommendation:
+        return _recommended(rule, found)
     if found:
         means = {key: fmean(_metric(rule, parent) for parent in group) for key, group in _groups(rule, found).items()}
         sign = 1.0 if rule.mode == "max" else -1.0
         return _choice(rule, found, {key: -sign * mean for key, mean in means.items()}, means, "mean over seeds")
-    others = [parents[i] for i in matching(rule, child, {*free, "dataset"}, configs)] if rule.elsewhere else []
+    others = [parents[i] for i in most_alike(rule.keys, child, {*free, "dataset"}, configs)] if rule.elsewhere else []
     if not others:
         raise UsageError(_none_found(rule, child, typed))
     ranks = _mean_ranks(rule, others)
@@ -165,6 +165,20 @@ def _groups(rule: Rule, parents: Sequence[Parent]) -> dict[str, list[Parent]]:
     return groups
 
 
+def _recommended(rule: Rule, found: Sequence[Parent]) -> Choice:
+    """What the report of a batch study recommends: the fastest arm not shown worse, the leanest of equally fast."""
+    from rtx_lab.report.batch_winner import rank_arms
+
+    arms = rank_arms(found[0].run.path.parent, {parent.run.path.name for parent in found})
+    if not arms:
+        raise UsageError(f"no run of phase {rule.phase} measured its speed: give {rule.keys[0]}=... yourself")
+    place = {run.path.name: number for number, arm in enumerate(arms) for run in arm.group.runs}
+    ranks = {key: place[group[0].run.path.name] for key, group in _groups(rule, found).items()}
+    speeds = {key: arms[rank].mean("samples_per_s") for key, rank in ranks.items()}
+    choice = _choice(rule, found, ranks, speeds, "the report's recommendation")
+    return Choice(choice.values, choice.record | {"metric": "samples_per_s"})
+
+
 def _mean_ranks(rule: Rule, parents: Sequence[Parent]) -> dict[str, float]:
     """Mean rank of each candidate over the datasets that hold it, best first; only candidates that all of them hold."""
     from scipy.stats import rankdata
@@ -182,7 +196,7 @@ def _mean_ranks(rule: Rule, parents: Sequence[Parent]) -> dict[str, float]:
 
 
 def _choice(
-    rule: Rule, parents: Sequence[Parent], cost: Mapping[str, float], shown: Mapping[str, float], by: str
+    rule: Rule, parents: Sequence[Parent], cost: Mapping[str, float], shown: Mapping[str, float | None], by: str
 ) -> Choice:
     """The candidate of least cost; a tie goes to fewer parameters."""
     sizes = {
@@ -235,48 +249,24 @@ def _metric_name(rule: Rule, parent: Parent) -> str:
 
 
 def _metric(rule: Rule, parent: Parent) -> float:
+    """A metric of a run, or what stands beside the metrics in its result: step_time_s, peak_memory_gb."""
     name = _metric_name(rule, parent)
-    value = (parent.result.get("metrics") or {}).get(name)
-    if not isinstance(value, int | float):
-        near = difflib.get_close_matches(name, parent.result.get("metrics") or {}, n=1)
+    known = {**parent.result, **(parent.result.get("metrics") or {})}
+    value = known.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f": did you mean {near[0]}?" if near else ""
         raise UsageError(f"{parent.run.path} has no metric {name}{hint}")
     return float(value)
 
 
 def _values(rule: Rule, config: Mapping[str, Any]) -> Values:
-    return {key: _at(config, key) for key in rule.keys}
-
-
-def _at(config: Mapping[str, Any], key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    return {key: value_at(config, key) for key in rule.keys}
 
 
 def _dataset(parent: Parent) -> str:
     return str(parent.config["dataset"].get("_target_", "")).rpartition(".")[2]
 
 
-def _core(config: Mapping[str, Any], ignored: set[str]) -> str:
-    return _canonical_json({name: config.get(name) for name in ("model", "dataset") if name not in ignored}, ignored)
-
-
-def _rest(config: Mapping[str, Any], ignored: set[str]) -> str:
-    return _canonical_json({key: value for key, value in config.items() if key not in _NOT_COMPARED}, ignored)
-
-
 def _identity(config: Mapping[str, Any]) -> str:
     return signature({**config, "seed": 0})
-
-
-def _canonical_json(tree: Mapping[str, Any], ignored: set[str]) -> str:
-    kept = {
-        name: {key: value for key, value in node.items() if f"{name}.{key}" not in ignored}
-        if isinstance(node, Mapping)
-        else node
-        for name, node in tree.items()
-        if name not in ignored
-    }
-    return json.dumps(canonical(kept), sort_keys=True)

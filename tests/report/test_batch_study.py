@@ -3,13 +3,14 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
-from written_batch_study import ARMS, advice, judged, tables, write_arm_run, write_batch_study, write_untrained
+from written_batch_study import ARMS, EVERY, advice, judged, tables, write_arm_run, write_batch_study, write_untrained
 
 from rtx_lab.core.rundir import write_json
-from rtx_lab.report import batch_study
+from rtx_lab.report import batch_picture, batch_study
 from rtx_lab.report.batch_tables import NOT_MEASURED
 from rtx_lab.report.build import compose, read_study, write_report
 
@@ -110,6 +111,28 @@ def test_scores_and_the_way_there(study):
             fmean(arm.values("best_score")) / ARMS[arm.micro_batch][1], abs=1e-4
         )
         assert row["95 % interval of test"].count(" to ") == 1
+
+
+def test_a_target_that_some_seeds_missed_is_told_in_table_and_csv(tmp_path):
+    for seed in (0, 1):
+        write_arm_run(tmp_path, 8, seed, skill=0.32 if seed else 0.2)
+    assert tables(tmp_path)["Score against cost"][0]["steps to 95%"] == "reached by 1 of 2 seeds"
+    rows = list(csv.DictReader(batch_study.batch_texts(read_study(tmp_path).batches, {})[FILES[1]].splitlines()))
+    assert [row["minutes_to_target"] == row["steps_to_target"] for row in rows] == [True, True, False]
+    assert [row["steps_to_target"] for row in rows[:2]] == ["reached by 1 of 2 seeds", "not reached"]
+    assert float(rows[2]["steps_to_target"]) % EVERY == 0
+
+
+def test_the_picture_of_the_table_marks_what_reads_like_the_best(tmp_path):
+    for micro, peak_gb in ((8, 4.0), (16, 4.0), (64, 17.0)):
+        write_arm_run(tmp_path, micro, peak_gb=peak_gb)
+    study = judged(tmp_path).study
+    marked = batch_picture._best_cells(study)
+    colours = batch_picture._MARKS
+    assert {row for row, _, colour in marked if colour == colours["peak_allocated_gb"]} == {0, 1}
+    assert [row for row, _, colour in marked if colour == colours["samples_per_s"]] == [2]
+    alike = replace(study, arms=study.arms[:2])
+    assert not [colour for *_, colour in batch_picture._best_cells(alike) if colour == colours["peak_allocated_gb"]]
 
 
 def test_what_was_not_measured_is_said_to_be_and_never_zero(tmp_path):
