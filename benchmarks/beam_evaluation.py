@@ -75,7 +75,8 @@ def train(model: PretrainedSeq2Seq, task: SummariseTask, seconds: float, most_st
 
 
 def write(model: PretrainedSeq2Seq, batch: Batch) -> Tensor:
-    return model.write(batch["source"], batch["source_mask"], **HOW)
+    with torch.no_grad():
+        return model.write(model.encode(batch["source"], batch["source_mask"]), **HOW)
 
 
 def generate(network: Any, config: Any, batch: Batch) -> Tensor:

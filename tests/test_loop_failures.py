@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from out_of_memory import run_out, run_out_backward
 from toy_training import ToyModel, ToyTask, digest, host, series, stop_after, train
 
 from rtx_lab import loop, optim
@@ -124,7 +125,7 @@ def test_out_of_memory_half_way_through_a_backward_pass_counts_nothing_twice(tmp
     class Fragile(ToyTask):
         def loss(self, model, batch):
             loss, counts = super().loss(model, batch)
-            return _OutOfMemoryBackward.apply(loss, len(batch["labels"]) > 2 and self.rank == 0), counts
+            return run_out_backward(loss, len(batch["labels"]) > 2 and self.rank == 0), counts
 
     model, outcome, records = train(Fragile(micro_batch=4), store=Store(folder=tmp_path), **stop_after(4))
     assert outcome.state.micro_batch == 2
@@ -152,19 +153,6 @@ def test_what_the_pieces_before_a_failure_added_is_dropped():
     assert series(records) == series(lines)
 
 
-class _OutOfMemoryBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, loss, fails):
-        ctx.fails = fails
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx, *grads):
-        if ctx.fails:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return grads[0], None
-
-
 def test_one_sample_that_does_not_fit_ends_the_run():
     model, outcome, _ = train(ToyTask(most_rows=0))
     assert outcome.status == "out_of_memory"
@@ -176,7 +164,7 @@ def test_one_sample_that_does_not_fit_ends_the_run():
 def test_an_optimizer_that_does_not_fit_ends_the_run():
     model = ToyModel()
     update = optim.adamw(model, 5)
-    update.optimizer.step = lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
+    update.optimizer.step = run_out
     outcome = loop.fit(model, ToyTask(), update, Plan(steps=5), host(), seed=0)
     assert outcome.status == "out_of_memory"
     assert "optim=adamw_8bit" in outcome.reason
@@ -190,7 +178,7 @@ def test_a_failed_piece_leaves_no_tensors_behind():
             activation = model(batch["source"]).exp()
             alive.append(weakref.ref(activation))
             if len(batch["labels"]) > 2:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
+                run_out()
             assert sum(ref() is not None for ref in alive) == 1
             return super().loss(model, batch)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from out_of_memory import run_out
 
 from rtx_lab.core import checkpoint, memory
 from rtx_lab.core.rundir import RunDir
@@ -42,7 +43,7 @@ def _tight(monkeypatch):
 
     def check(batch, most):
         if batch["source"].numel() + batch["labels"].numel() > most:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            run_out()
 
     def tight_loss(self, model, batch):
         check(batch, 250)
@@ -55,7 +56,7 @@ def _tight(monkeypatch):
     def tight_load(model, place):
         loaded.append(place)
         if len(loaded) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            run_out()
         return load(model, place)
 
     monkeypatch.setattr(AnswerTask, "loss", tight_loss)

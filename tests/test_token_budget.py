@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from out_of_memory import run_out, run_out_backward
 from toy_training import digest, host, stop_after
 
 from rtx_lab import loop, optim
@@ -64,28 +65,15 @@ class Fragile:
     def loss(self, model, batch):
         too_large = batch["source"].numel() + batch["labels"].numel() > self.most
         if too_large and not self.backward:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            run_out()
         loss, sums = self.task.loss(model, batch)
         self.rows += batch["index"].tolist()
-        return _Backward.apply(loss, too_large), sums
+        return run_out_backward(loss, too_large), sums
 
     def score(self, model, batch, split):
         if batch["source"].numel() + batch["labels"].numel() > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            run_out()
         return self.task.score(model, batch, split)
-
-
-class _Backward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, loss, fails):
-        ctx.fails = fails
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx, *grads):
-        if ctx.fails:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return grads[0], None
 
 
 def train(dataset, task=None, model=None, *, store=None, update=None, **options):
@@ -192,7 +180,7 @@ def test_out_of_memory_in_the_update_is_survived_once(dataset, factory):
     def fragile():
         calls.append(1)
         if len(calls) in (1, 5):
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            run_out()
         step()
 
     update.optimizer.step = fragile
@@ -220,7 +208,7 @@ def test_out_of_memory_while_a_batch_is_loaded(dataset, monkeypatch):
 
     def fragile(self, batch):
         if batch["source"].numel() > 300:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            run_out()
         return move(self, batch)
 
     monkeypatch.setattr(Device, "move", fragile)

@@ -3,10 +3,13 @@
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-DEFAULT_MODEL = "ConnectionTransformer"
+from rtx_lab.commands.options import option_of
+
+GROUPS = ("model", "dataset", "optim")
+RERUN = "python -m rtx_lab.commands.rerun THIS_FOLDER/config.yaml NEW_FOLDER"
 SHOWN = ("accuracy", "exact_match", "f1", "loss", "avg_reasoning_steps", "early_termination_rate", "n")
 
 
@@ -50,13 +53,34 @@ def _number(value: Any) -> str:
 
 
 def command(config: dict[str, Any]) -> str:
-    """Return the command that trains the same model again: every value stands in it, whatever the defaults become."""
-    groups = [f"dataset={_snake(_target(config, 'dataset'))}"]
-    if _target(config, "model") != DEFAULT_MODEL:
-        groups.append(f"model={_snake(_target(config, 'model'))}")
-    sections = {name: config.get(name) or {} for name in ("model", "dataset", "optim", "budget", "generation")}
-    values = [f"{key}={_spelled(value)}" for key, value in _settings(sections | {"seed": config.get("seed", 42)})]
-    return " ".join(["python train.py", *groups, *values])
+    """Return the command that trains the same model again: every value stands in it, whatever the defaults become.
+
+    Where no option of `conf/` is for the same class, it is the one that reads the exported config.yaml.
+    """
+    groups, added = [], set()
+    for group in (group for group in GROUPS if _target(config, group) != "unknown"):
+        found = option_of(group, config[group])
+        if found is None:
+            return RERUN
+        name, known = found
+        groups.append(f"{group}={name}")
+        added |= {f"{group}.{key}" for key in config[group].keys() - known.keys()}  # by a phase
+    sections = {name: config.get(name) or {} for name in (*GROUPS, "budget", "generation")}
+    values = [
+        f"{'+' * (key in added)}{key}={_spelled(value)}"
+        for key, value in _settings(sections | {"seed": config.get("seed", 42)})
+    ]
+    return " ".join(["python train.py", *groups, *_task(config), *values])
+
+
+def _task(config: Mapping[str, Any]) -> Iterator[str]:
+    """The task, where it is another than the one that the model's class names."""
+    from rtx_lab.core.components import task_of
+
+    task = config.get("task") or {}
+    if task and task.get("_target_") != task_of(config["model"]).get("_target_"):
+        pairs = ", ".join(f"{key}: {json.dumps(value)}" for key, value in task.items())
+        yield "+task=" + shlex.quote(f"{{{pairs}}}")
 
 
 def _spelled(value: Any) -> str:
@@ -64,11 +88,7 @@ def _spelled(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     if isinstance(value, str):
         return value if re.fullmatch(r"[\w./-]+", value) else shlex.quote(text)
-    return shlex.quote(text.replace('"', "")) if isinstance(value, list | dict) else text
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return shlex.quote(text) if isinstance(value, list) else text
 
 
 def _settings(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

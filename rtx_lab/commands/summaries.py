@@ -53,7 +53,8 @@ def summarise(loaded: LoadedRun, dialogues: Sequence[str]) -> list[str]:
         source = torch.nn.utils.rnn.pad_sequence([ids[place] for place in places], True, model.pad_id)
         lengths = torch.tensor([len(ids[place]) for place in places])
         mask = torch.arange(source.shape[1]) < lengths[:, None]
-        found = model.write(source.to(device), mask.to(device), **_ways(loaded))
+        with torch.no_grad():
+            found = model.write(model.encode(source.to(device), mask.to(device)), **_ways(loaded))
         for place, text in zip(places, found.tolist(), strict=True):
             written[place] = loaded.dataset.decode(text)
     return written

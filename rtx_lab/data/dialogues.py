@@ -6,7 +6,6 @@ A source is the prefix and the dialogue, line breaks between turns kept, as the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ import numpy as np
 
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.data import store
-from rtx_lab.data.text import SPLITS, Split, chunks, digest_of_splits, int32, joined, noted, refuse_ids
+from rtx_lab.data.splits import SPLITS, digest_of_splits, open_once, split_digest
+from rtx_lab.data.text import Split, chunks, int32, joined, noted, refuse_ids
 from rtx_lab.data.tokenizers import Tokenizer, load_tokenizer
 
 FORMAT_VERSION = "dialogues 1"
@@ -105,21 +105,12 @@ class DialogueDataset:
 
         Raises UsageError for another name, RunError for missing or broken data.
         """
-        if name not in self.sources:
-            raise UsageError(f"There is no split {name!r} in {self.name}: choose from {', '.join(self.sources)}.")
-        if name not in self._opened:
-            folder = store.open_or_build(
-                f"{self.name}-{name}", self._split_digest(name), lambda: encode(self, self.sources[name].dialogues())
-            )
-            self._opened[name] = Split(folder)
-        return self._opened[name]
+        return open_once(self._opened, name, self._open, dataset=self.name, known=self.sources)
 
     def check_vocabulary(self, vocab_size: int, splits: Sequence[str] = SPLITS) -> None:
         """Refuse, naming the first row, ids that a model of `vocab_size` entries does not know (RunError)."""
         for name in splits:
-            split = self.split(name)
-            if split.max_id >= vocab_size:
-                refuse_ids(self.name, name, split, vocab_size)
+            refuse_ids(self.name, name, self.split(name), vocab_size)
 
     def encode_source(self, dialogue: str) -> np.ndarray:
         """The ids (S,) int32 of a dialogue as the model reads it: prefix, frame, cut from the end."""
@@ -131,11 +122,13 @@ class DialogueDataset:
         kept = [index for text in self.special_tokens if (index := backend.token_to_id(text)) is not None]
         return self.tokenizer.decode_answer(ids, keep=kept).strip()
 
+    def _open(self, name: str) -> Split:
+        digest, source = self._split_digest(name), self.sources[name]
+        return Split(store.open_or_build(f"{self.name}-{name}", digest, lambda: encode(self, source.dialogues())))
+
     def _split_digest(self, name: str) -> str:
-        lengths = (self.max_source_length, self.max_target_length)
-        frame = self.tokenizer.frame()
-        parts = [FORMAT_VERSION, self.sources[name].digest(), self.tokenizer.digest, frame, self.prefix, *lengths]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        frame, lengths = self.tokenizer.frame(), (self.max_source_length, self.max_target_length)
+        return split_digest(FORMAT_VERSION, self.sources[name], self.tokenizer, frame, self.prefix, *lengths)
 
 
 def over(

@@ -35,6 +35,15 @@ class StepDataset(Dataset[list[Batch]]):
         )  # fmt: skip
         return [collate(self.split, rows) for rows in pieces]
 
+    def load(self, start: int, stop: int) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of the optimizer steps start + 1 .. stop, see `step_loader`."""
+        own = self.cut
+        return step_loader(self, start=start, stop=stop, num_workers=own.num_workers, pin_memory=own.pin_memory)
+
+    def row_ids(self, step: int) -> list[str]:
+        """The ids of the rows that make up an optimizer step, over all ranks."""
+        return [self.split.record(int(row))["id"] for row in self.plan.indices(step)]
+
 
 def both_lengths(split: Split) -> np.ndarray:
     """Tokens of every source and target as batches hold them, ends included: (n, 2) int64."""

@@ -5,11 +5,10 @@ L is the length of a segment with its start and its end, V the entries of the to
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.data import store
-from rtx_lab.data.text import SPLITS, digest_of_splits
+from rtx_lab.data.splits import SPLITS, digest_of_splits, open_once, split_digest
 from rtx_lab.data.tokenizers import Tokenizer
 
 FORMAT_VERSION = 1
@@ -138,14 +137,7 @@ class SegmentDataset:
 
         Raises UsageError for another name, RunError for missing or broken data.
         """
-        if name not in self.sources:
-            raise UsageError(f"There is no split {name!r} in {self.name}: choose from {', '.join(self.sources)}.")
-        if name not in self._opened:
-            folder = store.open_or_write(
-                f"{self.name}-{name}", self._split_digest(name), lambda folder: write_segments(self, name, folder)
-            )
-            self._opened[name] = Segments(folder)
-        return self._opened[name]
+        return open_once(self._opened, name, self._open, dataset=self.name, known=self.sources)
 
     def check_vocabulary(self, vocab_size: int, splits: Sequence[str] = SPLITS) -> None:
         """Refuse, naming the first row, ids that a model of `vocab_size` entries does not know (RunError)."""
@@ -158,10 +150,13 @@ class SegmentDataset:
                     f"the vocabulary has {vocab_size} entries: set model.vocab_size to at least {split.max_id + 1}."
                 )
 
+    def _open(self, name: str) -> Segments:
+        digest = self._split_digest(name)
+        write = partial(write_segments, self, name)
+        return Segments(store.open_or_write(f"{self.name}-{name}", digest, write))
+
     def _split_digest(self, name: str) -> str:
-        shape = (self.max_source_length, self.packing)
-        parts = [FORMAT_VERSION, self.sources[name].digest(), self.tokenizer.digest, *shape]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return split_digest(FORMAT_VERSION, self.sources[name], self.tokenizer, self.max_source_length, self.packing)
 
 
 def _problems(dataset: SegmentDataset) -> Iterator[str]:

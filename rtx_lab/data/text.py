@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -14,10 +13,10 @@ import numpy as np
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.data import store
 from rtx_lab.data.items import Item
+from rtx_lab.data.splits import SPLITS, digest_of_splits, open_once, split_digest
 from rtx_lab.data.tokenizers import Tokenizer
 
 FORMAT_VERSION = 1
-SPLITS = ("train", "validation", "test")
 CHUNK = 2048
 Row = TypeVar("Row")
 
@@ -131,42 +130,26 @@ class TextDataset:
 
         Raises UsageError for another name, RunError for missing or broken data.
         """
-        if name not in self.sources:
-            raise UsageError(f"There is no split {name!r} in {self.name}: choose from {', '.join(self.sources)}.")
-        if name not in self._opened:
-            folder = store.open_or_build(
-                f"{self.name}-{name}", self._split_digest(name), lambda: encode(self, self.sources[name].items())
-            )
-            self._opened[name] = Split(folder)
-        return self._opened[name]
+        return open_once(self._opened, name, self._open, dataset=self.name, known=self.sources)
 
     def check_vocabulary(self, vocab_size: int, splits: Sequence[str] = SPLITS) -> None:
         """Refuse, naming the first row, ids that a model of `vocab_size` entries does not know (RunError)."""
         for name in splits:
-            split = self.split(name)
-            if split.max_id >= vocab_size:
-                refuse_ids(self.name, name, split, vocab_size)
+            refuse_ids(self.name, name, self.split(name), vocab_size)
+
+    def _open(self, name: str) -> Split:
+        digest, source = self._split_digest(name), self.sources[name]
+        return Split(store.open_or_build(f"{self.name}-{name}", digest, lambda: encode(self, source.items())))
 
     def _split_digest(self, name: str) -> str:
         lengths = (self.max_source_length, self.max_target_length)
-        parts = [FORMAT_VERSION, self.sources[name].digest(), self.tokenizer.digest, *lengths]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def digest_of_splits(split_digest: Callable[[str], str]) -> str:
-    """Name what three splits hold together; a split whose data are missing counts as missing."""
-
-    def digest_or_missing(name: str) -> str:
-        try:
-            return split_digest(name)
-        except RunError:
-            return "missing"
-
-    return hashlib.sha256(" ".join(digest_or_missing(name) for name in SPLITS).encode()).hexdigest()
+        return split_digest(FORMAT_VERSION, self.sources[name], self.tokenizer, *lengths)
 
 
 def refuse_ids(dataset: str, name: str, split: Split, vocab_size: int) -> None:
-    """Raise RunError for the first row of a split with an id beyond `vocab_size`."""
+    """Raise RunError for the first row of a split with an id that a vocabulary of `vocab_size` entries has not."""
+    if split.max_id < vocab_size:
+        return
     for row in range(len(split)):
         ids = np.concatenate([split.source(row), split.target(row), *split.options(row)])
         if len(ids) and ids.max() >= vocab_size:

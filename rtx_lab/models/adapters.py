@@ -56,7 +56,7 @@ class AdaptedLinear(nn.Module):
         super().__init__()
         self.base, self.scale = base, how.scale
         self.dropout = nn.Dropout(how.dropout)
-        self.lora_A, self.lora_B = _low_rank(num_inputs, num_outputs, how.rank, base)
+        self.lora_A, self.lora_B = low_rank(num_inputs, num_outputs, how.rank, base)
 
     @property
     def weight(self) -> Tensor | None:
@@ -174,9 +174,9 @@ def adapt_tables(inputs: InputTable, outputs: OutputTable, how: Adaptation) -> N
         if first not in wanted or first.lora_A is not None:
             continue
         num_rows, width = first.weight.shape
-        low_rank = _low_rank(width, num_rows, how.rank, first)
+        pair = low_rank(width, num_rows, how.rank, first)
         for side in (inputs, outputs) if tied else (first,):
-            side.lora_A, side.lora_B = low_rank
+            side.lora_A, side.lora_B = pair
             side.scale = how.scale
     outputs.dropout.p = how.dropout
 
@@ -189,7 +189,7 @@ def new_rows(weight: nn.Parameter, first_new: int, num_new: int) -> nn.Parameter
     return nn.Parameter(rows.float().clone())
 
 
-def _low_rank(num_inputs: int, num_outputs: int, rank: int, near: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
+def low_rank(num_inputs: int, num_outputs: int, rank: int, near: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
     """A (R, I), drawn as by peft, and B (O, R), zero, on the device of `near`."""
     device = next(iter([*near.parameters(), *near.buffers()])).device
     lora_A = torch.empty(rank, num_inputs, device=device)

@@ -35,6 +35,7 @@ from rtx_lab.models.adapters import (
 from rtx_lab.models.pretrained_base import build_network
 from rtx_lab.models.pretrained_checks import completed
 from rtx_lab.models.quantised import freeze_linears
+from rtx_lab.models.shared_source import read_source
 
 DEFAULT_TARGETS = {
     ("t5", False): ("q", "k", "v", "o", "wi", "wo"),
@@ -114,16 +115,15 @@ class PretrainedSeq2Seq(nn.Module):
         quantize: str = "none",
     ) -> None:
         super().__init__()
-        given = completed({key: value for key, value in locals().items() if key not in ("self", "__class__")})
-        self.arguments = given
+        given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        self.arguments = given = completed(given)
         self.pad_id, self.eos_id, self.decoder_start_id = pad_id, eos_id, decoder_start_id
         self.refuses_fp16 = architecture != "bart"
         self.adapted = lora_rank is not None
         self.network = build_network(given)
         if self.adapted:
             self._adapt(quantize)
-        scaled = architecture == "t5" and self.network.config.scale_decoder_outputs
-        self._hidden_scale = d_model**-0.5 if scaled else 1.0
+        self._hidden_scale = _hidden_scale(self.network.config)
         self.train()
 
     def _adapt(self, quantize: str) -> None:
@@ -179,8 +179,7 @@ class PretrainedSeq2Seq(nn.Module):
     @torch.no_grad()
     def write(
         self,
-        source_BS: Tensor,
-        mask_BS: Tensor,
+        encoded: Encoded,
         *,
         num_beams: int = 1,
         max_new_tokens: int,
@@ -189,11 +188,12 @@ class PretrainedSeq2Seq(nn.Module):
         no_repeat_ngram_size: int = 0,
         early_stopping: bool = False,
     ) -> Tensor:
-        """Write a text for every source by transformers' greedy or beam search, without chance.
+        """Write a text for every source that was read, by transformers' greedy or beam search, without chance.
 
         Returns ids (B, up to max_new_tokens) behind the start: each text with its end, then pad.
         """
         from transformers import GenerationConfig
+        from transformers.modeling_outputs import BaseModelOutput
 
         given = self.arguments
         never = [*range(given["vocab_size"], self.network.config.vocab_size)]  # rows that no id stands for
@@ -206,7 +206,11 @@ class PretrainedSeq2Seq(nn.Module):
             decoder_start_token_id=self.decoder_start_id, suppress_tokens=never or None, use_cache=True, **beams,
         )  # fmt: skip
         self.network.generation_config = GenerationConfig()  # a checkpoint's own settings would fill in what is None
-        ids = self.network.generate(input_ids=source_BS, attention_mask=mask_BS.long(), generation_config=config)
+        shape: Any = BaseModelOutput(last_hidden_state=encoded.states[..., :1])  # type: ignore[arg-type]  # all it asks
+        ids = self.network.generate(
+            encoder_outputs=shape, attention_mask=encoded.mask.long(), generation_config=config,
+            past_key_values=read_source(self.network, encoded.states),
+        )  # fmt: skip
         is_end = (
             ids[:, 1:] == self.eos_id
         )  # transformers fills what its beams leave with pad, or where that is 0 with end
@@ -250,6 +254,11 @@ def adaptation(given: dict[str, Any]) -> Adaptation:
     targets = given["lora_targets"] or DEFAULT_TARGETS[given["architecture"], given["gated"]]
     alpha = 2.0 * rank if alpha is None else float(alpha)
     return Adaptation(rank=rank, alpha=alpha, dropout=given["lora_dropout"], targets=tuple(targets))
+
+
+def _hidden_scale(config: Any) -> float:
+    """What the decoder's output is multiplied with before the head: T5 v1.0, whose table is tied, shrinks it."""
+    return config.d_model**-0.5 if config.model_type == "t5" and config.scale_decoder_outputs else 1.0
 
 
 def _tables(embedding: Any, head: Any, given: dict[str, Any]) -> tuple[InputTable, OutputTable]:

@@ -17,6 +17,8 @@ from rtx_lab.core.errors import UsageError
 
 Point = tuple[str, ...]
 
+STEPS = "budget.steps"
+
 
 def expand(
     params: Mapping[str, Any],
@@ -26,6 +28,7 @@ def expand(
 ) -> list[Point]:
     """Return the points of a phase's grid and of its further grids; the command line overrides each of them.
 
+    A further grid that trains nothing (`budget.steps: 0`) stays untrained, however long the others are trained.
     Accepts what Hydra's basic sweeper accepts, in its order. Raises UsageError for what cannot be read.
     """
     parser = OverridesParser.create(config_loader=context.config_loader)
@@ -33,8 +36,8 @@ def expand(
     points: dict[Point, None] = {}
     for grid in (params, *also):
         named = {o.key_or_group: o for o in _parse(parser, [f"{key}={_spell(value)}" for key, value in grid.items()])}
-        for override in typed:
-            named[override.key_or_group] = override
+        untrained = {STEPS: named[STEPS]} if grid is not params and str(grid.get(STEPS)) == "0" else {}
+        named |= {override.key_or_group: override for override in typed} | untrained
         points |= dict.fromkeys(itertools.product(*(_choices(override) for override in named.values())))
     return list(points)
 

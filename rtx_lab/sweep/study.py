@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.core.rundir import write_json
 from rtx_lab.sweep.door import report
-from rtx_lab.sweep.grid import expand, swept_keys
+from rtx_lab.sweep.grid import Point, expand, swept_keys
 from rtx_lab.sweep.jobs import Job, names_of
 from rtx_lab.sweep.outcomes import exit_code, print_outcomes
 from rtx_lab.sweep.plan import print_reasons, print_sums
+from rtx_lab.sweep.pretraining import pretrain_phases
 from rtx_lab.sweep.session import Session
 from rtx_lab.sweep.traces import trace_all
 from rtx_lab.sweep.typed import key_of
@@ -41,12 +43,18 @@ class Stage:
     session: Session
     arguments: list[str]
     jobs: list[Job]
+    keeps: Callable[[Job], bool] = lambda _: True
+    """Which of its jobs are run: a stage that pretrains leaves the models alone that come with weights."""
+
+    @property
+    def points(self) -> list[Point]:
+        """What the phase's grids and the command line stand for."""
+        return expand(self.settings["params"], self.arguments, self.session.context, also=self.settings["also"])
 
     def outline(self, earlier: Mapping[str, Sequence[Job]]) -> None:
         """Expand the phase's grid and settle its jobs; `earlier` are phases that have not been run yet."""
         self.session.earlier = earlier
-        points = expand(self.settings["params"], self.arguments, self.session.context, also=self.settings["also"])
-        self.jobs = self.session.outline(points)
+        self.jobs = [job for job in self.session.outline(self.points) if self.keeps(job)]
 
 
 def sweep(
@@ -84,8 +92,23 @@ def _stages(
     if not names:
         return [_stage(str(master.phase), settings, arguments, context, task_function, master)]
     rest = [line for line in arguments if line.partition("=")[0] != "phase"]
-    own = stage_arguments(names, settings["stage_overrides"], rest)
-    return [_load_stage(name, [*own[name], f"phase={name}"], context, task_function, master) for name in names]
+    overrides = settings["stage_overrides"]
+    own = stage_arguments(names, {name: overrides[name] for name in ("all", *names) if name in overrides}, rest)
+    stages = [_load_stage(name, [*own[name], f"phase={name}"], context, task_function, master) for name in names]
+    first: dict[str, None] = {}
+    for stage in stages:
+        first |= pretrain_phases(stage.session.master.inherit, stage.points, context, stage.session.master)
+    first = {name: None for name in first if name not in names}
+    own = stage_arguments([*first, *names], overrides, rest)
+    for place, name in enumerate(first):
+        stage = _load_stage(name, [*own[name], f"phase={name}"], context, task_function, master)
+        stage.keeps = partial(_pretrains, name)
+        stages.insert(place, stage)
+    return stages
+
+
+def _pretrains(phase: str, job: Job) -> bool:
+    return job.settled.run.model.get("pretrain_phase") == phase
 
 
 def stage_arguments(
@@ -174,6 +197,7 @@ def _run(stages: list[Stage], master: DictConfig, settings: Settings) -> int:
         _write_study(folder, master, settings, stages)
         if len(stages) > 1:
             _announce(stage, number, len(stages))
+            entitle(stage)
         stage.session.run(stage.jobs)
         code = stage.session.stopped or exit_code(stage.jobs) or code
         if stage.session.stopped:
@@ -197,6 +221,16 @@ def _announce(stage: Stage, number: int, total: int) -> None:
     print("".join(f"{line}\n" for line in sorted(lines)), end="")
 
 
+def entitle(stage: Stage) -> None:
+    """Call each job by what tells it from the others of its phase, one that is alone by the phase.
+
+    What a campaign sets for all jobs of a stage would be most of the name otherwise.
+    """
+    names = names_of(stage.jobs) if len(stage.jobs) > 1 else [stage.phase]
+    for job, name in zip(stage.jobs, names, strict=True):
+        job.title = name
+
+
 def _write_study(folder: Path, master: DictConfig, settings: Settings, stages: Sequence[Stage]) -> None:
     """Say on disk which jobs the command stands for, so that `status` knows who waits and the report who is missing."""
     jobs = [job for stage in stages for job in stage.jobs]
@@ -207,7 +241,7 @@ def _write_study(folder: Path, master: DictConfig, settings: Settings, stages: S
         {
             "phase": str(master.phase),
             "command": ["python", "train.py", *sys.argv[1:]],
-            "stages": list(settings["stages"]),
+            "stages": [stage.phase for stage in stages] if settings["stages"] else [],
             "jobs": [job.settled.directory for job in runs],
             "not_run": [
                 {

@@ -6,6 +6,7 @@ without options the answer is written freely and its number compared. A predicti
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from rtx_lab.core.types import Batch, Cut, Record
 from rtx_lab.data.collate import IGNORED, empty_batch
-from rtx_lab.data.loading import StepDataset, held_out_batches, step_loader
+from rtx_lab.data.loading import StepDataset, held_out_batches
 from rtx_lab.data.text import TextDataset
 from rtx_lab.inference.generate import generate
 from rtx_lab.inference.rank import option_log_likelihood, rank_options
@@ -46,14 +47,11 @@ class AnswerTask:
 
     def __init__(self, *, dataset: TextDataset, cut: Cut, generation: Writing) -> None:
         self.dataset, self.cut, self.generation = dataset, cut, generation
-        self._steps: StepDataset | None = None
 
-    @property
+    @functools.cached_property
     def steps(self) -> StepDataset:
         """The training split as steps; opened when first asked for, so that evaluating needs no training data."""
-        if self._steps is None:
-            self._steps = StepDataset(self.dataset.split("train"), self.cut)
-        return self._steps
+        return StepDataset(self.dataset.split("train"), self.cut)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -62,8 +60,7 @@ class AnswerTask:
     def batches(self, model: Any, start: int, stop: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of the optimizer steps start + 1 .. stop."""
         del model  # the data do not depend on it
-        workers, pin = self.cut.num_workers, self.cut.pin_memory
-        return step_loader(self.steps, start=start, stop=stop, num_workers=workers, pin_memory=pin)
+        return self.steps.load(start, stop)
 
     def weight(self, batch: Batch) -> Tensor:
         """Target tokens, the end included."""
@@ -183,7 +180,7 @@ class AnswerTask:
 
     def describe(self, step: int) -> list[str]:
         """The row ids that make up an optimizer step, over all ranks."""
-        return [self.steps.split.record(int(row))["id"] for row in self.steps.plan.indices(step)]
+        return self.steps.row_ids(step)
 
 
 def _choose(model: Any, memory: Memory, batch: Batch, rows: list[dict[str, Any]]) -> list[Record]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from rtx_lab.core.types import Batch, Cut, Record
 from rtx_lab.data.collate import IGNORED, empty_batch
 from rtx_lab.data.dialogues import DialogueDataset
-from rtx_lab.data.loading import StepDataset, held_out_batches, step_loader
+from rtx_lab.data.loading import StepDataset, held_out_batches
 from rtx_lab.data.submission import submission_text
 from rtx_lab.nn.cross_entropy import linear_cross_entropy, token_nll
 from rtx_lab.scoring.rouge import lead, rouge, tokeniser
@@ -51,14 +51,11 @@ class SummariseTask:
         self.dataset, self.cut, self.generation = dataset, cut, generation
         self.monitor = f"validation/rouge_{dataset.rouge_tokenizer}"
         self.splits = dataset.final_splits
-        self._steps: StepDataset | None = None
 
-    @property
+    @functools.cached_property
     def steps(self) -> StepDataset:
         """The training split as steps; opened when first asked for, so that evaluating needs no training data."""
-        if self._steps is None:
-            self._steps = StepDataset(self.dataset.split("train"), self.cut)
-        return self._steps
+        return StepDataset(self.dataset.split("train"), self.cut)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -67,8 +64,7 @@ class SummariseTask:
     def batches(self, model: Any, start: int, stop: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of the optimizer steps start + 1 .. stop."""
         del model  # the data do not depend on it
-        workers, pin = self.cut.num_workers, self.cut.pin_memory
-        return step_loader(self.steps, start=start, stop=stop, num_workers=workers, pin_memory=pin)
+        return self.steps.load(start, stop)
 
     def weight(self, batch: Batch) -> Tensor:
         """Target tokens, the end included."""
@@ -102,18 +98,18 @@ class SummariseTask:
         """Write each summary from its dialogue alone, judge it, and measure the likelihood of the reference."""
         opened = self.dataset.split(_held(split))
         numbers = batch["index"].tolist()
-        written = self._write(model, batch, beams=1 if split == WATCH else self.generation.num_beams)
-        nll_B, count_B = _likelihood(model, batch)
+        encoded = model.encode(batch["source"], batch["source_mask"])
+        written = self._write(model, encoded, beams=1 if split == WATCH else self.generation.num_beams)
+        nll_B, count_B = _likelihood(model, encoded, batch)
         measured = zip(numbers, written, nll_B.tolist(), count_B.tolist(), strict=True)
         return [self._record(opened.record(row), row, text, nll, count) for row, text, nll, count in measured]
 
-    def _write(self, model: Any, batch: Batch, beams: int) -> list[str]:
+    def _write(self, model: Any, encoded: Any, beams: int) -> list[str]:
         settings, longest = self.generation, self.dataset.max_target_length
         ids_BT = model.write(
-            batch["source"], batch["source_mask"], num_beams=beams,
-            max_new_tokens=settings.max_new_tokens or longest, min_new_tokens=settings.min_new_tokens,
-            length_penalty=settings.length_penalty, no_repeat_ngram_size=settings.no_repeat_ngram_size,
-            early_stopping=settings.early_stopping,
+            encoded, num_beams=beams, max_new_tokens=settings.max_new_tokens or longest,
+            min_new_tokens=settings.min_new_tokens, length_penalty=settings.length_penalty,
+            no_repeat_ngram_size=settings.no_repeat_ngram_size, early_stopping=settings.early_stopping,
         )  # fmt: skip
         return [self.dataset.decode(ids) for ids in ids_BT.tolist()]
 
@@ -179,7 +175,7 @@ class SummariseTask:
 
     def describe(self, step: int) -> list[str]:
         """The row ids that make up an optimizer step, over all ranks."""
-        return [self.steps.split.record(int(row))["id"] for row in self.steps.plan.indices(step)]
+        return self.steps.row_ids(step)
 
 
 def started(decoder_input_BT: Tensor, start_id: int) -> Tensor:
@@ -199,10 +195,9 @@ def _held(split: str) -> str:
     return "validation" if split == WATCH else split
 
 
-def _likelihood(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+def _likelihood(model: Any, encoded: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """-log p of each reference in nats (B,), and its tokens (B,)."""
     labels = batch["labels"]
-    encoded = model.encode(batch["source"], batch["source_mask"])
     head = model.head(model.decode(encoded, started(batch["decoder_input"], model.decoder_start_id)))
     nll_BT = token_nll(head.hidden, head.weight_VD, labels, head.bias_V, low=head.low, up_VR=head.up_VR)
     return nll_BT.double().sum(1), (labels != IGNORED).sum(1)

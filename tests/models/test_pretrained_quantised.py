@@ -120,7 +120,7 @@ def test_qlora_merges_into_the_full_precision_base_and_writes(kind, tmp_path):
     model = small(kind, **LORA, **SIZES, quantize="nf4")
     batch = batch_of(model)
     trained(model, batch, steps=3)
-    written = model.eval().write(batch["source"], batch["source_mask"], num_beams=2, max_new_tokens=5)
+    written = model.write(model.eval().encode(batch["source"], batch["source_mask"]), num_beams=2, max_new_tokens=5)
     assert written.shape[0] == len(batch["source"])
     export_merged(model, tmp_path)
     full = small(kind, **LORA, **SIZES)

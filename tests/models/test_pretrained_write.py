@@ -26,11 +26,11 @@ def test_a_text_in_a_batch_is_the_text_alone(kind, seed):
     model = ready(kind, seed, **LORA)
     batch = batch_of(model, seed)
     for how in (HOW, {"max_new_tokens": 12}):
-        together = model.write(batch["source"], batch["source_mask"], **how)
+        together = model.write(model.encode(batch["source"], batch["source_mask"]), **how)
         for b, own in enumerate(together.tolist()):
             length = batch["source_mask"][b].sum()
             source = batch["source"][b : b + 1, :length]
-            alone = model.write(source, torch.ones_like(source, dtype=torch.bool), **how)[0].tolist()
+            alone = model.write(model.encode(source, torch.ones_like(source, dtype=torch.bool)), **how)[0].tolist()
             assert own[: len(alone)] == alone
             assert set(own[len(alone) :]) <= {model.pad_id}
 
@@ -41,7 +41,7 @@ def test_nothing_but_pad_stands_behind_an_end():
         model = ready("t5_gated", seed)
         batch = batch_of(model, seed)
         how = {"max_new_tokens": 50, "no_repeat_ngram_size": 1, "num_beams": 1 + seed % 2}
-        for row in model.write(batch["source"], batch["source_mask"], **how).tolist():
+        for row in model.write(model.encode(batch["source"], batch["source_mask"]), **how).tolist():
             text = upto_end(row, model.eos_id)
             ends.append(len(text))
             assert model.pad_id not in text
@@ -54,15 +54,15 @@ def test_the_start_is_left_out_and_lengths_are_kept():
     batch = batch_of(model)
     with torch.no_grad():
         model.network.final_logits_bias[:, model.eos_id] = 50.0
-    ids = model.write(batch["source"], batch["source_mask"], max_new_tokens=9)
+    ids = model.write(model.encode(batch["source"], batch["source_mask"]), max_new_tokens=9)
     assert ids.tolist() == [[model.eos_id]] * len(ids)
-    ids = model.write(batch["source"], batch["source_mask"], max_new_tokens=9, min_new_tokens=4)
+    ids = model.write(model.encode(batch["source"], batch["source_mask"]), max_new_tokens=9, min_new_tokens=4)
     assert ids.shape[1] == 5
     assert ids[:, :4].ne(model.eos_id).all()
     assert ids[:, 4].eq(model.eos_id).all()
     with torch.no_grad():
         model.network.final_logits_bias[:, model.eos_id] = -50.0
-    assert model.write(batch["source"], batch["source_mask"], max_new_tokens=9).shape[1] == 9
+    assert model.write(model.encode(batch["source"], batch["source_mask"]), max_new_tokens=9).shape[1] == 9
 
 
 def test_rows_that_stand_for_no_id_are_never_written():
@@ -71,7 +71,7 @@ def test_rows_that_stand_for_no_id_are_never_written():
     with torch.no_grad():
         model.network.final_logits_bias[:, 55] = 1e4
     batch = batch_of(model)
-    assert model.write(batch["source"], batch["source_mask"], max_new_tokens=6).max() < 55
+    assert model.write(model.encode(batch["source"], batch["source_mask"]), max_new_tokens=6).max() < 55
 
 
 def test_writing_is_that_of_transformers():
@@ -82,6 +82,6 @@ def test_writing_is_that_of_transformers():
         length_penalty=0.8, no_repeat_ngram_size=3, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
         suppress_tokens=[0],
     )  # fmt: skip
-    ours = model.write(batch["source"], batch["source_mask"], **HOW)
+    ours = model.write(model.encode(batch["source"], batch["source_mask"]), **HOW)
     for own, other in zip(ours.tolist(), theirs[:, 1:].tolist(), strict=True):
         assert upto_end(own, model.eos_id) == upto_end(other, model.eos_id)

@@ -55,6 +55,15 @@ def test_the_command_line_wins_in_every_grid(context):
     assert swept_keys(params, also) == {"model.num_slots", "model.fixed_steps"}
 
 
+def test_an_arm_that_is_not_trained_stays_untrained(context):
+    """The score before training that `phase=batch_study` counts a gain from, however short the study is made."""
+    params, also = {"budget.micro_batch": "8,16", "seed": "0,1"}, [{"budget.steps": "0"}]
+    points = expand(params, ["budget.steps=4,6", "seed=3"], context, also=also)
+    trained = [f"budget.micro_batch={micro} seed=3 budget.steps={steps}" for micro in (8, 16) for steps in (4, 6)]
+    assert sorted(" ".join(point) for point in points) == sorted([*trained, "budget.steps=0 seed=3"])
+    assert expand({"budget.steps": "0"}, ["budget.steps=4"], context) == [("budget.steps=4",)], "no further grid"
+
+
 @pytest.mark.parametrize("line", ["optim.lr=interval(1e-4,1e-2)", "seed=range(", "model.num_slots=[1,2"])
 def test_what_names_no_points_is_refused(context, line):
     with pytest.raises(UsageError):

@@ -77,6 +77,14 @@ def test_the_loss_of_a_batch_is_the_sum_over_its_samples(dataset, architecture):
     assert int(sums["tokens"]) == int(batch["source_mask"].sum()) + int(task.weight(batch))
 
 
+def test_a_dialogue_is_read_once_to_be_written_and_scored(dataset):
+    task, model = task_of(dataset), model_of(dataset)
+    read = []
+    model.network.get_encoder().register_forward_hook(lambda _, __, found: read.append(len(found.last_hidden_state)))
+    task.score(model, collate(dataset.split("test"), range(5)), "test")
+    assert read == [5]
+
+
 def test_the_decoder_begins_with_the_start_of_the_model(dataset):
     given = collate(dataset.split("train"), range(3))["decoder_input"]
     found = started(given, 77)
