@@ -41,7 +41,7 @@ def evaluate(
     limit = _limit_in_force(events, split, cutting)
     failure: Exception | None = None
     try:
-        with torch.inference_mode(), device.autocast:
+        with torch.no_grad(), device.autocast:  # not inference_mode: a predictor may take gradients of its own
             for number, batch in enumerate(task.held_out(split)):
                 check()
                 if number % ranks.world_size == ranks.rank:

@@ -8,11 +8,12 @@ from typing import Any
 from torch import nn
 
 from rtx_lab.core import device, parallel, telemetry
+from rtx_lab.core.assembly import make_task, prepare
 from rtx_lab.core.components import bind
 from rtx_lab.core.cutting import BY_SAMPLES, Cutting, by_tokens
 from rtx_lab.core.schema import RunConfig
 from rtx_lab.core.signals import StopSignal
-from rtx_lab.core.types import Cut, Task
+from rtx_lab.core.types import Cut
 from rtx_lab.data import padding
 from rtx_lab.evaluate import evaluate
 
@@ -61,5 +62,6 @@ def build(run: RunConfig) -> Parts:
         rank=ranks.rank,
         world_size=ranks.world_size,
     )
-    task: Task = bind(run.task)(dataset=dataset, cut=cut, generation=run.generation)
+    task = make_task(run, dataset, cut)
+    prepare(task, model)
     return Parts(run, place, ranks, dataset, model, task)

@@ -14,10 +14,11 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from rtx_lab.core.errors import UsageError
 
+_Target = TypeVar("_Target", bound=Callable[..., Any])
 _DIRECTIVES = ("_target_", "_partial_")
 
 
@@ -60,6 +61,38 @@ def pairing_problems(task: Mapping[str, Any], dataset: Mapping[str, Any]) -> lis
         f"dataset={name} holds {getattr(given, 'holds', 'other data')}, and this model learns from "
         f"{getattr(needed, 'holds', 'others')}: choose dataset={getattr(needed, 'example', '...')}, or another model"
     ]
+
+
+def refused_settings(task: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Settings that a task's target cannot do: its class attribute `refuses`, {dotted key: what to do instead}."""
+    problems = []
+    for key, advice in getattr(locate(str(task["_target_"])), "refuses", {}).items():
+        section, _, name = key.rpartition(".")
+        value = (config.get(section) or {}).get(name)
+        if value not in (None, False):
+            spelled = str(value).lower() if isinstance(value, bool) else value
+            problems.append(f"{key}={spelled} does not go with {str(task['_target_']).rpartition('.')[2]}: {advice}")
+    return problems
+
+
+def with_nulls(fill: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Callable[[_Target], _Target]:
+    """Decorate a target: `fill` says, from its node, what nulls stand for where nothing else fills them."""
+
+    def mark(target: _Target) -> _Target:
+        target.__dict__["fill_nulls"] = fill
+        return target
+
+    return mark
+
+
+def nulls_of(node: Mapping[str, Any]) -> dict[str, Any]:
+    """What the nulls of a node stand for by its target's own rule; nothing where it has none."""
+    try:
+        fill = getattr(locate(str(node.get("_target_"))), "fill_nulls", None)
+    except UsageError:  # the component's own check says what is wrong with it
+        fill = None
+    found = fill(node) if fill is not None else {}
+    return {key: value for key, value in found.items() if node.get(key, ...) is None}
 
 
 def check_component(section: str, node: Mapping[str, Any]) -> list[str]:

@@ -36,6 +36,12 @@ UNSIGNED_NESTED = {
     "budget": ("log_every", "keep_last"),
 }
 
+SWITCHES = {"ltpo": "enabled"}
+"""Sections that change nothing while their switch is off."""
+
+LATER = {"generation": {"temperature": 0.0}}
+"""Keys that came later, at the value that earlier runs had without them: these keep their signatures."""
+
 
 def signature(config: Mapping[str, Any]) -> str:
     """Hash what a settled config computes: 12 hexadecimal digits, equal for 1 and 1.0, blind to key order."""
@@ -43,6 +49,12 @@ def signature(config: Mapping[str, Any]) -> str:
     for section, keys in UNSIGNED_NESTED.items():
         if isinstance(kept.get(section), Mapping):
             kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
+    for section, neutral in LATER.items():
+        if isinstance(kept.get(section), Mapping):
+            kept[section] = {key: value for key, value in kept[section].items() if neutral.get(key, ...) != value}
+    for section, switch in SWITCHES.items():
+        if section in kept and not (kept[section] or {}).get(switch):
+            del kept[section]
     return hashlib.sha256(json.dumps(canonical(kept), sort_keys=True).encode()).hexdigest()[:12]
 
 

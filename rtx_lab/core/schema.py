@@ -16,10 +16,18 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rtx_lab.core.components import check_component, pairing_problems, task_of
+from rtx_lab.core.components import (
+    check_component,
+    locate,
+    nulls_of,
+    pairing_problems,
+    refused_settings,
+    task_of,
+)
 from rtx_lab.core.errors import UsageError
 from rtx_lab.core.rundir import parent_identity, readable, signature
-from rtx_lab.core.sections import Budget, Generation, Hardware, Tracking
+from rtx_lab.core.sections import Budget, Generation, Hardware, Ltpo, Tracking
+from rtx_lab.core.shapes import shapes_of
 
 COMPONENTS = ("model", "dataset", "optim", "task")
 """Sections that name a Python target of ours and its arguments."""
@@ -39,6 +47,7 @@ class RunConfig:
     hardware: Hardware = field(default_factory=Hardware)
     budget: Budget = field(default_factory=Budget)
     generation: Generation = field(default_factory=Generation)
+    ltpo: Ltpo = field(default_factory=Ltpo)
     tracking: Tracking = field(default_factory=Tracking)
     phase: str = "main"
     seed: int = 42
@@ -82,10 +91,10 @@ def settle(
     """
     problems: list[str] = []
     plain = _plain(config, problems)
-    _fill_components(plain)
+    wrong = _fill_components(plain)
     sections = {name: _section(name, kind, plain, problems) for name, kind in _SECTIONS.items()}
-    wrong = [problem for name in COMPONENTS for problem in check_component(name, plain.get(name) or {})]
-    problems += wrong or [*_vocabulary_problems(plain), *pairing_problems(plain["task"], plain["dataset"])]
+    wrong += [problem for name in COMPONENTS for problem in check_component(name, plain.get(name) or {})]
+    problems += wrong or _mismatches(plain)
     problems += [] if wrong else range_problems(plain)
     scalars = _section("", RunConfig, {"": {k: v for k, v in plain.items() if k in _SCALARS}}, problems)
     if scalars is not None and not 0 <= scalars.seed < 2**63:
@@ -100,7 +109,7 @@ def settle(
     return Settled(config=settled, run=run)
 
 
-_SECTIONS = {"hardware": Hardware, "budget": Budget, "generation": Generation, "tracking": Tracking}
+_SECTIONS = {"hardware": Hardware, "budget": Budget, "generation": Generation, "ltpo": Ltpo, "tracking": Tracking}
 _SCALARS = (
     *("phase", "seed", "init_from", "resume_from", "plan", "run_anyway"),
     *("inherit", "expect", "labels", "exclusive"),
@@ -166,10 +175,15 @@ def _convert(kind: type, key: str, value: Any) -> tuple[Any, str]:
     return _CONVERTED[asked]
 
 
-def _fill_components(plain: dict[str, Any]) -> None:
-    """The task follows the model, the vocabulary the dataset, the learning rate the width below the seed's own."""
+def _fill_components(plain: dict[str, Any]) -> list[str]:
+    """The task follows the model, the vocabulary the dataset, the learning rate the width below the seed's own.
+
+    Returns what keeps a model's shapes from being known.
+    """
     model, dataset, optim = (dict(plain.get(name) or {}) for name in ("model", "dataset", "optim"))
+    problems = _fill_shapes(model)
     _fill_tokenizer(model, dataset)
+    dataset.update(nulls_of(dataset))
     if model.get("vocab_size", 0) is None:
         model["vocab_size"] = dataset.get("vocab_size")
     if optim.get("lr", 0) is None:
@@ -177,15 +191,46 @@ def _fill_components(plain: dict[str, Any]) -> None:
     plain.update(model=model, dataset=dataset, optim=optim)
     if not plain.get("task"):
         plain["task"] = task_of(model)
+    return problems
+
+
+def _fill_shapes(model: dict[str, Any]) -> list[str]:
+    """A checkpoint's folder says its shapes, where the model's target knows their names (`shape_keys`)."""
+    if model.get("d_model", 0) is not None:
+        return []
+    try:
+        keys = getattr(locate(str(model.get("_target_"))), "shape_keys", None)
+        shapes = shapes_of(model.get("checkpoint"), keys) if keys else {}
+    except UsageError as error:
+        return list(error.problems)
+    model.update({key: value for key, value in shapes.items() if model.get(key, ...) is None})
+    return []
 
 
 def _fill_tokenizer(model: dict[str, Any], dataset: dict[str, Any]) -> None:
     """A pretrained model brings its tokenizer along, which dataset.special_tokens extend."""
     if dataset.get("tokenizer", "") is None:
         dataset["tokenizer"] = model.get("tokenizer") or model.get("checkpoint")
-    known, extra = model.get("tokenizer_size"), dataset.get("special_tokens")
+    known, extra = model.get("tokenizer_size"), dataset.get("special_tokens", [])
     if dataset.get("vocab_size", 0) is None and isinstance(known, int) and isinstance(extra, list):
         dataset["vocab_size"] = known + len(extra)
+
+
+def _mismatches(plain: dict[str, Any]) -> list[str]:
+    """What is wrong between components that are right alone."""
+    task, dataset = plain["task"], plain["dataset"]
+    pairs = [*_vocabulary_problems(plain), *_tokenizer_problems(plain), *pairing_problems(task, dataset)]
+    return [*pairs, *refused_settings(task, plain)]
+
+
+def _tokenizer_problems(plain: dict[str, Any]) -> list[str]:
+    """A dataset of a closed vocabulary cannot be read by a model that brings its own tokenizer."""
+    model, dataset = plain["model"], plain["dataset"]
+    own = model.get("tokenizer") or model.get("checkpoint")
+    if own is None or "tokenizer" in dataset:
+        return []
+    name = str(dataset["_target_"]).rpartition(".")[2]
+    return [f"dataset={name} has a vocabulary of its own, and this model reads that of {own}: choose another dataset"]
 
 
 def _vocabulary_problems(plain: dict[str, Any]) -> list[str]:

@@ -10,6 +10,9 @@ from typing import Any
 MOST_THREADS = 1024
 """More than any machine has; torch crashes without a word on a hundred thousand."""
 
+OBJECTIVES = ("entropy", "topk_neglogp", "max_prob", "margin", "self_certainty")
+"""Ways to tell from a model's own probabilities how sure it is."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Budget:
@@ -106,6 +109,7 @@ class Generation:
     no_repeat_ngram_size: int = 0  # summaries: no run of so many tokens twice; 0: no rule
     early_stopping: bool = False  # summaries: end a search at as many finished texts as there are beams
     watch_rows: int = 128  # summaries: validation rows written while training, by greedy search
+    temperature: float = 0.0  # of a language model's answers: 0 takes the likeliest token, above it is drawn
 
     def problems(self) -> list[str]:
         found = [
@@ -122,6 +126,65 @@ class Generation:
             )
         if not math.isfinite(self.length_penalty):
             found.append(f"generation.length_penalty must be a finite number, got {self.length_penalty}")
+        if not 0 <= self.temperature < math.inf:
+            found.append(f"generation.temperature must be 0 (greedy) or more, got {self.temperature}")
+        return [problem for problem in found if problem]
+
+
+@dataclass(kw_only=True, slots=True)
+class Ltpo:
+    """How latents are improved while an answer is written (LTPO, arXiv 2510.04182); the numbers are the original's.
+
+    The original's objective, `topk_neglogp`, is higher for a flat distribution than for one that is flat over ten
+    tokens; the default is not.
+    """
+
+    enabled: bool = False
+    lr: float = 0.03
+    sigma: float = 0.1  # of the noise that makes a candidate
+    decay: float = 0.99  # of sigma, a step
+    max_steps: int = 10  # 0: latents stay as they were woven
+    top_k: int = 10  # tokens that topk_neglogp looks at
+    estimator: str = "autograd"  # of the reward's gradient: reinforce | baseline | antithetic | autograd
+    objective: str = "entropy"  # entropy | topk_neglogp | max_prob | margin | self_certainty
+    control: str | None = None  # random_direction: moves as far, anywhere; best_of: the best of so many draws, no move
+    num_candidates: int = 1  # scored in every step; baseline: 2 or more, antithetic: an even number
+    threshold: float | None = None  # of the reward, at which an answer's latents are good enough
+    patience: int | None = None  # steps without a better reward
+    radius: float | None = None  # farthest that latents move, as a share of their norm
+    where: str = "all"  # which latents: all | prompt
+
+    @property
+    def work(self) -> list[Any]:
+        """What decides how much is computed, whatever the numbers are; empty while it is off."""
+        how = self.estimator, self.objective, self.control, self.where
+        return [*how, self.max_steps, self.num_candidates] if self.enabled else []
+
+    def problems(self) -> list[str]:
+        found = [
+            _choice("ltpo.estimator", self.estimator, ("reinforce", "baseline", "antithetic", "autograd")),
+            _choice("ltpo.objective", self.objective, OBJECTIVES),
+            _choice("ltpo.control", self.control, ("random_direction", "best_of", None)),
+            _choice("ltpo.where", self.where, ("all", "prompt")),
+        ]
+        found += [_positive(f"ltpo.{name}", getattr(self, name)) for name in ("top_k", "num_candidates", "patience")]
+        if self.estimator == "baseline" and self.num_candidates == 1:
+            found.append("ltpo.estimator=baseline compares candidates: ltpo.num_candidates must be 2 or more, got 1")
+        if self.estimator == "antithetic" and self.num_candidates % 2:
+            found.append(
+                f"ltpo.estimator=antithetic draws candidates in pairs: ltpo.num_candidates must be even, got "
+                f"{self.num_candidates}"
+            )
+        if self.max_steps < 0:
+            found.append(f"ltpo.max_steps must be 0 (no step) or more, got {self.max_steps}")
+        for name in ("lr", "sigma", "radius"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                found.append(f"ltpo.{name} must be a positive number, got {value}")
+        if not 0 < self.decay <= 1:
+            found.append(f"ltpo.decay must be above 0 and at most 1, got {self.decay}")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            found.append(f"ltpo.threshold must be a finite number, got {self.threshold}")
         return [problem for problem in found if problem]
 
 

@@ -11,7 +11,9 @@ included.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+from rtx_lab.core.components import with_nulls
 from rtx_lab.core.errors import UsageError
 from rtx_lab.data import formats
 from rtx_lab.data.corpus import Corpus, CorpusSplit, Hub
@@ -24,10 +26,19 @@ T5 = "google-t5/t5-base"
 T5_ENTRIES = 32000
 """Entries of T5 that text can produce; its 100 sentinels never occur."""
 CONVERTED = "refs/convert/parquet"
+GSM8K_LENGTHS = {"final": 16, "rationale": 320}
+"""Tokens that hold the longest target, in T5's tokenizer."""
 NUM_OPTIONS = {"logiqa": 4, "commonsenseqa": 5, "strategyqa": 2, "sst2": 2}
 """Most options of a row; GSM8K has none."""
 
 
+def _gsm8k_nulls(node: Mapping[str, Any]) -> dict[str, Any]:
+    """T5's tokenizer, and as many tokens of it as the longest target takes."""
+    longest = GSM8K_LENGTHS.get(str(node.get("target", "final")), GSM8K_LENGTHS["final"])
+    return {"tokenizer": T5, "vocab_size": T5_ENTRIES, "max_target_length": longest}
+
+
+@with_nulls(_gsm8k_nulls)
 def gsm8k(
     *,
     path: str | None = None,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rtx_lab.core.errors import RunError, UsageError
-from rtx_lab.data import dialogue_words, story_words, words
+from rtx_lab.data import chat_templates, dialogue_words, story_words, wordpiece, words
 
 SHIPPED = "words"
 SHIPPED_FOLDERS = {SHIPPED: words.ASSET, "stories": story_words.ASSET, "dialogues": dialogue_words.ASSET}
@@ -45,8 +45,6 @@ REVISIONS = {
     BERT: "86b5e0934494bd15c9632b12f734a8a67f723594",
 }
 """Pinned commits, as several public projects pin them; other ids follow their main branch."""
-BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-"""Also what is looked for where a tokenizer_config.json names no token for a role, as BERT's own does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,8 @@ class Tokenizer:
 
     `vocab_size` is one more than the largest id that plain text or the special ids below can produce: 32000 for T5,
     whose 100 sentinels never occur in text. `mask_id` is None where there is no mask token. Of BERT's special tokens
-    [CLS] is the start and [SEP] the end.
+    [CLS] is the start and [SEP] the end. `chat_template` is the Jinja text that writes a conversation for the model,
+    None where the tokenizer has none; `digest` does not tell of it.
     """
 
     name: str
@@ -67,6 +66,7 @@ class Tokenizer:
     digest: str
     mask_id: int | None = None
     special_ids: frozenset[int] = frozenset()
+    chat_template: str | None = None
 
     def with_tokens(self, texts: Sequence[str]) -> Tokenizer:
         """A copy to which each of these texts is one special token; what was one before keeps its id.
@@ -156,6 +156,12 @@ def load_tokenizer(name: str) -> Tokenizer:
     folder = _local_folder(name)
     if folder is None:
         return _from_hub(name)
+    tokenizer = _from_folder(name, folder)
+    template = chat_templates.read_chat_template(folder / chat_templates.CONFIG_FILE, folder / chat_templates.FILE)
+    return replace(tokenizer, chat_template=template)
+
+
+def _from_folder(name: str, folder: Path) -> Tokenizer:
     definition = folder / "tokenizer.json"
     if definition.is_file():
         return _read(name, definition, folder / "tokenizer_config.json")
@@ -183,13 +189,23 @@ def _local_folder(name: str) -> Path | None:
 def _from_hub(name: str) -> Tokenizer:
     """Read tokenizer.json of a hub id or, where there is none (mT5's multilingual summariser), its sentencepiece."""
     try:
-        return _read(name, *_fetch(name, FILES))
+        definition, config = _fetch(name, FILES)
+        tokenizer = _read(name, definition, config)
     except RunError as error:
         try:
-            found = _fetch(name, SENTENCEPIECE_FILES)
+            vocabulary, config = _fetch(name, SENTENCEPIECE_FILES)
         except RunError:
             raise error from None
-    return _convert(name, found[0].parent)
+        tokenizer = _convert(name, vocabulary.parent)
+    return replace(tokenizer, chat_template=chat_templates.read_chat_template(config, _hub_chat_template(name)))
+
+
+def _hub_chat_template(name: str) -> Path | None:
+    """The file of its own that newer models keep their template in; most tokenizers have none."""
+    try:
+        return _fetch(name, (chat_templates.FILE,))[0]
+    except RunError:
+        return None
 
 
 def _fetch(name: str, files: Sequence[str]) -> list[Path]:
@@ -228,32 +244,15 @@ def _open(definition: Path) -> tuple[Any, bytes]:
 
 
 def _read_wordpiece(name: str, vocabulary: Path) -> Tokenizer:
-    """BERT's uncased tokenizer from its list of entries, one a line, as transformers builds it."""
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, normalizers, pre_tokenizers
-
-    try:
-        data = vocabulary.read_bytes()
-        lines = data.decode("utf-8").split("\n")  # some entries are what splitlines() would take for a line's end
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"The tokenizer {vocabulary} cannot be read ({error}).") from None
-    entries = {line.removesuffix("\r"): index for index, line in enumerate(lines) if line.removesuffix("\r")}
-    missing = [token for token in BERT_SPECIALS.values() if token not in entries]
-    if missing:
-        raise RunError(f"The tokenizer {vocabulary} lacks {', '.join(missing)}: it is no vocabulary of BERT.")
-    backend = Backend(models.WordPiece(vocab=entries, unk_token=BERT_SPECIALS["unk"], max_input_chars_per_word=100))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)  # pyright: ignore[reportAttributeAccessIssue]
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # pyright: ignore[reportAttributeAccessIssue]
-    backend.decoder = decoders.WordPiece(prefix="##")  # pyright: ignore[reportAttributeAccessIssue]
-    backend.add_special_tokens(list(BERT_SPECIALS.values()))
-    return _finish(name, backend, {}, b"uncased WordPiece\n" + data)
+    backend, data = wordpiece.read_wordpiece(vocabulary)
+    return _finish(name, backend, {}, data)
 
 
 def _special_tokens_only() -> Tokenizer:
     from tokenizers import Tokenizer as Backend
     from tokenizers import models
 
-    entries = list(BERT_SPECIALS.values())
+    entries = list(wordpiece.SPECIALS.values())
     backend = Backend(models.WordLevel({entry: index for index, entry in enumerate(entries)}, unk_token="[UNK]"))
     backend.add_special_tokens(entries)
     return _finish(STAND_IN, backend, {}, b"")
@@ -274,7 +273,9 @@ def _convert(name: str, folder: Path) -> Tokenizer:
 
 
 def _finish(name: str, backend: Any, specials: dict[str, Any], data: bytes) -> Tokenizer:
-    ids = {role: _special_id(backend, specials.get(f"{role}_token") or BERT_SPECIALS.get(role)) for role in ROLES}
+    # BERT's own tokenizer_config.json names no token for a role, so its tokens are looked for where none is named.
+    names = {role: specials.get(f"{role}_token") or wordpiece.SPECIALS.get(role) for role in ROLES}
+    ids = {role: _special_id(backend, token) for role, token in names.items()}
     end = ids["eos"] if ids["eos"] is not None else ids["sep"]
     pad = ids["pad"] if ids["pad"] is not None else end
     if pad is None or end is None:

@@ -20,6 +20,7 @@ from rtx_lab.core.errors import RunError, UsageError
 from rtx_lab.data.hub import fetch
 from rtx_lab.models.quantised import is_weightless
 from rtx_lab.models.shared_bias import use_shared_bias
+from rtx_lab.models.shared_source import use_shared_source
 
 ARCHITECTURES = ("t5", "mt5", "bart")
 _ROWS_MULTIPLE = 8
@@ -51,7 +52,9 @@ def build_network(given: Mapping[str, Any]) -> Any:
     here nor to be had.
     """
     network = _network(given)
-    if given["architecture"] != "bart":
+    if given["architecture"] == "bart":
+        use_shared_source(network)
+    else:
         use_shared_bias(network)
         _use_one_kernel_gelu(network)
     return network.eval()

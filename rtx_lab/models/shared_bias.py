@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtx_lab.models.shared_source import gathered, spread
+
 NAME = "rtx_lab_shared_bias"
 
 
@@ -44,7 +46,12 @@ def attend(
     to_source = module.is_decoder and not module.is_causal
     causal = module.is_causal and query.shape[2] > 1
     bias = attention_mask if to_source else _summed(position_bias, attention_mask, causal, query.dtype)
+    num_beams = query.shape[0] // key.shape[0]  # more than one only where beams share their source
+    if num_beams > 1:
+        query, bias = gathered(query, bias, num_beams)
     found = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scaling)
+    if num_beams > 1:
+        found = spread(found, num_beams)
     return found.transpose(1, 2).contiguous(), None
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import _engine_run_backward
 
+from rtx_lab.core.assembly import make_task, prepare
 from rtx_lab.core.components import bind
 from rtx_lab.core.live_bytes import LiveBytes
 from rtx_lab.core.partition import rounded
@@ -168,7 +169,8 @@ def _shape(run: RunConfig, dataset: Dataset, samples: int) -> str:
     sizes = samples, budget.global_batch, scored, budget.steps == 0, budget.gradient_checkpointing
     place = hardware.device, hardware.precision
     names = run.task, run.optim.get("_target_"), run.optim.get("max_grad_norm") is None
-    return json.dumps([model, lengths, sizes, place, names, run.generation.num_beams], sort_keys=True, default=str)
+    writing = run.generation.num_beams, run.generation.max_new_tokens, run.ltpo.work
+    return json.dumps([model, lengths, sizes, place, names, writing], sort_keys=True, default=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,7 @@ def state_bytes(run: RunConfig) -> States:
     """Count weights, gradients and optimizer state of a model without memory; nothing is traced."""
     with FakeTensorMode():
         model = bind(run.model)()
+        prepare(task_of(run, shape_of(run).dataset, 1), model)
     return _states(run, model)
 
 
@@ -211,6 +214,7 @@ def _trace(run: RunConfig, dataset: Dataset, samples: int) -> Trace:
     pieces = -(-run.budget.global_batch // samples)
     with FakeTensorMode() as fake:
         model = bind(run.model)()
+        prepare(task, model)
     states = _states(run, model)
     model.gradient_checkpointing = run.budget.gradient_checkpointing
     with fake, _rules(run):
@@ -236,7 +240,7 @@ def task_of(run: RunConfig, dataset: Dataset, samples: int) -> Task:
         seed=run.seed, global_batch=run.budget.global_batch, micro_batch=samples,
         eval_batch=run.budget.eval_batch or samples,
     )  # fmt: skip
-    return bind(run.task)(dataset=dataset, cut=cut, generation=run.generation)
+    return make_task(run, dataset, cut)
 
 
 def _train(run: RunConfig, model: nn.Module, task: Task, batch: Batch, pieces: int) -> _Part:

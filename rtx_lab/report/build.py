@@ -23,7 +23,13 @@ from rtx_lab.report.findings import Comparison, compare_factors, correct, pair_o
 from rtx_lab.report.groups import Factor, Group, find_factors, group_runs, labels_of
 from rtx_lab.report.headlines import say_findings, write_headlines
 from rtx_lab.report.html import render
+from rtx_lab.report.lineage import join_seeds
 from rtx_lab.report.markdown import to_markdown
+from rtx_lab.report.memory_arms import find_memory_studies
+from rtx_lab.report.memory_figures import draw_memory
+from rtx_lab.report.memory_table import CSV as MEMORY_CSV
+from rtx_lab.report.memory_table import memory_sections, memory_texts
+from rtx_lab.report.memory_tests import JudgedMemory, compare_arms, judge_lines, read_lines, say_stages
 from rtx_lab.report.outcomes import Outcome, damaged, read_expectations, read_studies, without_result
 from rtx_lab.report.pairing import read_answers
 from rtx_lab.report.runs import Run, load_runs, study_of
@@ -42,6 +48,7 @@ class Study:
     comparisons: list[Comparison]
     verdicts: list[Verdict]
     batches: list[batch_study.Judged]
+    memories: list[JudgedMemory]
 
 
 def write_report(path: Path) -> Path:
@@ -59,6 +66,7 @@ def build_report(path: Path) -> Document:
     """Write the report as `write_report` does and return what it says."""
     study, folder = read_study(path), path / "report"
     figures = draw(study.runs, study.groups, study.factors, folder) | batch_study.draw_batches(study.batches, folder)
+    figures |= draw_memory(study.memories, folder)
     document = compose(study, path.resolve().name, figures)
     texts = {
         "report.md": to_markdown(document),
@@ -66,6 +74,7 @@ def build_report(path: Path) -> Document:
         "results.csv": results_csv(study.runs, study.groups),
         "comparisons.csv": comparisons_csv(study.comparisons),
         **batch_study.batch_texts(study.batches, figures),
+        **memory_texts(study.memories),
         **experiment_summary.summary_texts(study_of(path), study.runs, study.missing),
     }
     tables = [table for section in document.sections for table in section.tables]
@@ -80,7 +89,7 @@ def build_report(path: Path) -> Document:
 
 def read_study(path: Path) -> Study:
     """Read the runs at or below `path`, group them, compare what was varied and judge what was expected."""
-    runs, studies = load_runs(path), read_studies(path)
+    runs, studies = join_seeds(load_runs(path)), read_studies(path)
     missing = without_result(runs, studies)
     if not runs and not missing:
         raise UsageError(f"there are no runs at or below {path}: give a run, a phase folder or multirun")
@@ -88,9 +97,11 @@ def read_study(path: Path) -> Study:
     groups = group_runs([run for run in runs if not is_untrained(run)], labels)
     untrained = group_runs([run for run in runs if is_untrained(run)], labels)
     batches = find_batch_studies([*groups, *untrained], labels)
+    stages = {str(stage) for one in studies for stage in one.get("stages") or []}
+    memories = [read_lines(one) for one in find_memory_studies(groups, stages)]
     factors = [*find_factors(groups, labels), *find_experiments(groups, labels)]
     leaf, rows = leaf_of(groups), read_expectations(runs, studies)
-    comparisons = correct(_compare(groups, factors, rows, leaf, batches))
+    comparisons = correct(_compare(groups, factors, rows, leaf, batches, memories))
     return Study(
         runs=runs,
         missing=missing,
@@ -100,6 +111,7 @@ def read_study(path: Path) -> Study:
         comparisons=comparisons,
         verdicts=[judge(row, groups, comparisons) for row in rows],
         batches=batch_study.judge_studies(batches, comparisons),
+        memories=judge_lines(memories, comparisons),
     )
 
 
@@ -109,11 +121,13 @@ def compose(study: Study, name: str, figures: Mapping[str, Sequence[Figure]]) ->
     headlines = write_headlines(
         study.runs, study.missing, groups, study.factors, comparisons, study.verdicts, study.leaf
     )
+    headlines += say_stages(study.memories)
     num_tests = len({pair_of(one) for one in comparisons if one.difference is not None})
     sentences = [line for line in say_findings(study.factors, comparisons) if line not in headlines]
     by_factor = list(figures.get("factors", ()))
     parts: list[Section | None] = [
         sections.jobs_section(study.runs, study.missing, groups),
+        *memory_sections(study.memories, figures),
         sections.results_section(groups, study.leaf, figures),
         *batch_study.batch_sections(study.batches, figures),
         summaries_section(groups, figures),
@@ -136,16 +150,19 @@ def _compare(
     rows: Sequence[Mapping[str, Any]],
     leaf: str,
     batches: Sequence[BatchStudy],
+    memories: Sequence[JudgedMemory],
 ) -> list[Comparison]:
     leaves = {
         leaf,
         *(study.leaf for study in batches),
+        *(("accuracy",) if memories else ()),
         "avg_reasoning_steps",
         *(str(row.get("metric", "")).removeprefix("test/") for row in rows),
     }
     answers = read_answers(groups, sorted(leaves - {""}))
     found = compare_factors(factors, leaf, answers)
-    for more in (compare_scores(batches, answers), compare_expected(rows, groups, answers)):
+    planned = compare_scores(batches, answers), compare_arms(memories, answers)
+    for more in (*planned, compare_expected(rows, groups, answers)):
         known = {pair_of(one) for one in found}
         found += [one for one in more if pair_of(one) not in known]
     return found
@@ -157,7 +174,7 @@ def _file_name(title: str) -> str:
 
 def _remove_others(folder: Path, kept: set[str]) -> None:
     """Take away the drawings, tables and further texts of an earlier report that this one does not have."""
-    others = (batch_study.MARKDOWN, batch_study.CSV, experiment_summary.TEXT, experiment_summary.DATA)
+    others = (batch_study.MARKDOWN, batch_study.CSV, MEMORY_CSV, experiment_summary.TEXT, experiment_summary.DATA)
     for pattern in ("figures/*.png", "figures/*.svg", "tables/*.tex", *others):
         for path in folder.glob(pattern):
             if path.relative_to(folder).as_posix() not in kept:

@@ -56,7 +56,7 @@ def flatten(config: Mapping[str, Any]) -> Settings:
         if isinstance(value, Mapping):
             value = {name: item for name, item in value.items() if name not in unsigned}
         flat |= dict(_leaves(key, value))
-    return _join_halting(_without_usual_eval_batch(flat))
+    return _join_halting(_without_usual_eval_batch(_without_idle(flat)))
 
 
 def _leaves(key: str, value: Any) -> Iterable[tuple[str, Any]]:
@@ -74,6 +74,17 @@ def snake(target: str) -> str:
     """Return the last part of a dotted path in snake case: `rtx_lab.models.rdt.Rdt` -> `rdt`."""
     leaf = target.rpartition(".")[2]
     return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(leaf))
+
+
+def _without_idle(flat: Settings) -> Settings:
+    """What nothing reads: how LTPO would move latents where it is off, how often an insertion not drawn would be."""
+    off = flat.get("ltpo.enabled") is False
+    drawn = flat.get("task.insert") == "random"
+    return {
+        key: value
+        for key, value in flat.items()
+        if not (off and key.startswith("ltpo.")) and (drawn or key != "task.insert_share")
+    }
 
 
 def _without_usual_eval_batch(flat: Settings) -> Settings:

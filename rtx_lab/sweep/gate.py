@@ -106,7 +106,8 @@ def _pass_one(config: DictConfig) -> None:
 def _inherit(config: DictConfig, settled: Settled) -> list[dict[str, Any]]:
     """Write what the phase inherits into the config, but for what the command line names; return the records."""
     from rtx_lab.sweep.grid import swept_keys
-    from rtx_lab.sweep.parents import choose, finished_runs, rules_of
+    from rtx_lab.sweep.parents import choose, finished_runs
+    from rtx_lab.sweep.pretraining import rules_for
     from rtx_lab.sweep.typed import key_of
 
     sweeper = config.hydra.sweeper
@@ -114,7 +115,7 @@ def _inherit(config: DictConfig, settled: Settled) -> list[dict[str, Any]]:
     lines = [str(line) for line in (*config.hydra.overrides.task, *config.hydra.overrides.hydra)]
     typed = {key_of(line) for line in lines}
     records = []
-    for rule in rules_of(settled.run.inherit):
+    for rule in rules_for(settled.run.inherit, settled.run.model, config.hydra):
         wanted = [key for key in (rule.keys or ("init_from",)) if key not in typed]
         if not wanted:
             continue

@@ -67,6 +67,17 @@ class Job:
         return (self.price.peak_bytes + PROCESS_BYTES) / GB if self.price is not None else 0.0
 
 
+def planned_of(jobs: Iterable[Job]) -> list[Job]:
+    """What jobs may turn out to be, those that are refused left aside."""
+    return [variant for job in jobs if job.refusal is None for variant in job.variants]
+
+
+def is_waiting(jobs: Iterable[Job], planned: Iterable[Job]) -> bool:
+    """Whether some of these `planned` ones have not ended, or of the jobs they come from some are not known yet."""
+    is_open = any(job.is_open for job in jobs if job.refusal is None)
+    return is_open or any(job.run.status() != "done" for job in planned)
+
+
 def names_of(jobs: Sequence[Job]) -> list[str]:
     """What tells a job from the others of its phase: its overrides without those that all share, labels beside them."""
     phases: dict[str, list[Job]] = {}

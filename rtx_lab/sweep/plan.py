@@ -100,7 +100,7 @@ def _now(job: Job) -> str:
     if job.left_out:
         return "left out"
     if job.is_open:
-        return f"largest of {len(job.alternatives)}"
+        return f"largest of {len(job.alternatives)}" if len(job.alternatives) > 1 else "after its parent"
     status = job.run.status()
     return {"new": "to run", "done": "done", "running": "running"}.get(status, "goes on")
 

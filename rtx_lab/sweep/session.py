@@ -24,9 +24,11 @@ from rtx_lab.core.schema import Settled, settle
 from rtx_lab.sweep.board import Tally
 from rtx_lab.sweep.compose import Composer
 from rtx_lab.sweep.grid import Point, override_of
-from rtx_lab.sweep.jobs import Job, Refusal
+from rtx_lab.sweep.jobs import Job, Refusal, is_waiting, planned_of
 from rtx_lab.sweep.launching import launch, record_refusal, wait_for
-from rtx_lab.sweep.parents import Parent, Rule, Values, choose, finished_runs, possible_values, rules_of, was_started
+from rtx_lab.sweep.likeness import most_alike
+from rtx_lab.sweep.parents import Parent, Rule, Values, choose, finished_runs, possible_values, was_started
+from rtx_lab.sweep.pretraining import rules_for
 from rtx_lab.sweep.traces import trace_all
 from rtx_lab.sweep.typed import key_of, name_origins
 
@@ -171,12 +173,16 @@ class Session:
         assert self._composer is not None
         config = self._composer.compose(point)
         settled = self._settle(config)
-        rules = rules_of(settled.run.inherit)
+        rules = rules_for(settled.run.inherit, settled.run.model, self.master.hydra)
         typed = {line.partition("=")[0] for line in point}
         values: list[tuple[Values, list[dict[str, Any]]]] = [({}, [])]
+        awaits = False
         for rule in rules:
             wanted = [key for key in (rule.keys or ("init_from",)) if key not in typed]
             if not wanted:
+                continue
+            if rule.checkpoint and self._awaits(rule, settled):
+                awaits = True
                 continue
             pending = self._pending(rule.phase)
             try:
@@ -191,10 +197,11 @@ class Session:
                 return self._job(point, settled, refusal=Refusal("no parent", str(error)))
             kept = [({key: v[key] for key in wanted}, record) for v, record in found]
             values = [(old | new, [*a, *b]) for old, a in values for new, b in kept]
-        if not any(new for new, _ in values):
-            return self._job(point, settled)
-        jobs = [self._inheriting(point, config, new, records) for new, records in values]
-        return jobs[0] if len(jobs) == 1 else Job(point, settled, jobs[0].run, alternatives=tuple(jobs))
+        jobs = [self._job(point, settled)]
+        if any(new for new, _ in values):
+            jobs = [self._inheriting(point, config, new, records) for new, records in values]
+        is_known = len(jobs) == 1 and not awaits
+        return jobs[0] if is_known else Job(point, settled, jobs[0].run, alternatives=tuple(jobs))
 
     def _parent_left_out(self, point: Point, settled: Settled, rule: Rule) -> bool:
         """Whether a job asked for only where it fits has no parent because that, too, was run only where it fits."""
@@ -233,9 +240,17 @@ class Session:
 
     def _pending(self, phase: str) -> list[dict[str, Any]]:
         """Settled configs of the parents of this command, where not all of them have ended; else nothing."""
-        planned = [variant for job in self.earlier.get(phase, ()) if job.refusal is None for variant in job.variants]
-        waiting = any(job.is_open or job.run.status() != "done" for job in planned)
-        return [job.settled.config for job in planned] if waiting else []
+        parents = self.earlier.get(phase, ())
+        planned = planned_of(parents)
+        return [job.settled.config for job in planned] if is_waiting(parents, planned) else []
+
+    def _awaits(self, rule: Rule, child: Settled) -> bool:
+        """Whether the run that a job takes its weights from is one of this command and has not ended."""
+        parents = self.earlier.get(rule.phase, ())
+        planned = planned_of(parents)
+        alike = [planned[i] for i in most_alike((), child.config, self.free, [job.settled.config for job in planned])]
+        own = [job for job in alike if job.settled.run.seed == child.run.seed] or alike
+        return bool(own) and is_waiting(parents, own)
 
     def _price(self, settled: Settled) -> Any:
         from rtx_lab.pricing.price import price

@@ -1,0 +1,35 @@
+"""Where latents come from: woven, learnt, or drawn at random with the size of woven ones; see `latent_rows.Source`.
+
+Shapes: N rows that insert now, K latents, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtx_lab.models.latent_memory import Reading
+from rtx_lab.nn.masking import hashed_normal
+
+
+def woven(model: Any, reading: Reading, kind: str, seed_N: Tensor) -> tuple[Tensor, Tensor]:
+    """What the weaver makes of the text so far."""
+    latents_NKD = model.weave(reading, kind)
+    return latents_NKD, latents_NKD.new_zeros(len(seed_N), 4)
+
+
+def noise(model: Any, reading: Reading, kind: str, seed_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Random directions, each with the norm of the latent that would have been woven in its place."""
+    woven_NKD = model.weave(reading, kind)
+    place_N = reading.reader.real_BL.sum(1)
+    drawn = hashed_normal(seed_N * 1_000_003 + place_N, woven_NKD[0].numel()).view_as(woven_NKD)
+    norm_NK1 = woven_NKD.norm(dim=-1, keepdim=True)
+    return (drawn / drawn.norm(dim=-1, keepdim=True) * norm_NK1).to(woven_NKD), woven_NKD.new_zeros(len(seed_N), 4)
+
+
+def learnt(model: Any, reading: Reading, kind: str, seed_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The same learnt embeddings for every text (prompt tuning): behind the prompt alone."""
+    del reading, kind
+    return model.learnt.expand(len(seed_N), -1, -1), torch.zeros(len(seed_N), 4, device=model.learnt.device)

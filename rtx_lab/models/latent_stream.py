@@ -1,0 +1,66 @@
+"""A growing text as a network has read it: keys and values of every place, and which places are real.
+
+Rows of a batch may stand at different lengths; places that are no text (padding) are seen by nobody. A stream is never
+changed in place by a look ahead: `fork` shares what was read so far.
+
+Shapes: B rows, L places read, T places that are read now, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Stream:
+    """What has been read: the cache of transformers, and which of its places are real (B, L)."""
+
+    cache: Any
+    real_BL: Tensor
+
+    def fork(self) -> Stream:
+        """A stream that goes on from here on its own; keys and values read so far are shared."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        return Stream(cache, self.real_BL)
+
+    def select(self, index: Tensor) -> Stream:
+        """The rows `index`, in that order; rows may be repeated."""
+        chosen = self.fork()
+        for layer in chosen.cache.layers:
+            if layer.is_initialized:
+                layer.keys, layer.values = layer.keys[index], layer.values[index]
+        chosen.real_BL = self.real_BL[index]
+        return chosen
+
+
+def begin(num_rows: int, device: torch.device) -> Stream:
+    """A stream of which nothing has been read."""
+    from transformers import DynamicCache
+
+    return Stream(DynamicCache(), torch.zeros(num_rows, 0, dtype=torch.bool, device=device))
+
+
+def read(body: Any, stream: Stream, x_BTD: Tensor, real_BT: Tensor) -> Tensor:
+    """Read T more places and return their last hidden states (B, T, D), behind the final norm.
+
+    `body` is a transformers model without its head. Positions count real places. No step waits for the device.
+    """
+    before = stream.real_BL.sum(1)
+    past = stream.real_BL.shape[1]
+    stream.real_BL = torch.cat([stream.real_BL, real_BT], dim=1)
+    position_BT = (before[:, None] + real_BT.long().cumsum(1) - 1).clamp_min(0)
+    place_L = torch.arange(stream.real_BL.shape[1], device=x_BTD.device)
+    own_T = place_L[past:]
+    # padding sees itself, so that no row of the attention is empty
+    seen_BTL = (stream.real_BL[:, None] & (place_L <= own_T[:, None])) | (place_L == own_T[:, None])
+    found = body(
+        inputs_embeds=x_BTD, attention_mask=seen_BTL[:, None], position_ids=position_BT,
+        past_key_values=stream.cache, use_cache=True,
+    )  # fmt: skip
+    return found.last_hidden_state

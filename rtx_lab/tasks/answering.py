@@ -1,0 +1,221 @@
+"""Tuning one part of a latent memory on worked solutions, or none of it: evaluating one way to write.
+
+Training is next-token prediction of the solution behind its prompt, with latents standing behind the prompt and behind
+some ends of sentences (MemGen's weaver SFT, arXiv 2509.24704). A token behind latents is predicted by the last of them;
+the token before them and the other latents predict nothing.
+
+Shapes: B samples, T longest answer with its end, P_c longest piece c, D width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtx_lab.core.errors import UsageError
+from rtx_lab.core.types import Batch, Cut, Record
+from rtx_lab.data.collate import IGNORED
+from rtx_lab.data.insertions import POINTS, chosen_ends, empty_pieces, in_pieces, sentence_ends
+from rtx_lab.data.loading import StepDataset
+from rtx_lab.data.text import TextDataset
+from rtx_lab.inference.latents import noise
+from rtx_lab.models.latent_memory import Reading
+from rtx_lab.nn.cross_entropy import linear_cross_entropy, token_nll
+from rtx_lab.nn.masking import hashed_uniform
+from rtx_lab.tasks.solver import WATCH, Improving, Solver, Way, Writing, seeds
+
+
+class TuneTask:
+    """The stages of latent memory that learn from worked solutions; see `rtx_lab.core.types.Task` for the contract.
+
+    `part` is what is trained (`rtx_lab.models.latent_memory.PARTS`), null for nothing. `insert`, `insert_share` and
+    `latents` say how answers are written, and `latents` what stands in them in training; `points` which ends of
+    sentences get latents in training: a random subset or the first. Raises UsageError for what is out of range.
+    """
+
+    watched = WATCH
+    refuses: ClassVar[dict[str, str]] = {
+        "budget.micro_tokens": "give budget.micro_batch",
+        "budget.gradient_checkpointing": "keys and values are kept for what is read next; lower budget.micro_batch",
+    }
+
+    def __init__(
+        self,
+        *,
+        dataset: TextDataset,
+        cut: Cut,
+        generation: Writing,
+        ltpo: Improving,
+        part: str | None = None,
+        insert: str = "always",
+        insert_share: float = 0.5,
+        latents: str = "woven",
+        points: str = "random",
+        template: str = "auto",
+        calculator: str = "strip",
+        splits: Sequence[str] = ("validation", "test"),
+    ) -> None:
+        if points not in POINTS:
+            raise UsageError(f"task.points must be one of {', '.join(POINTS)}, got {points!r}")
+        way = Way(insert=insert, insert_share=insert_share, latents=latents)
+        self.solver = Solver(
+            dataset=dataset,
+            cut=cut,
+            generation=generation,
+            ltpo=ltpo,
+            way=way,
+            template=template,
+            calculator=calculator,
+        )
+        self.cut, self.way, self.part, self.points, self.splits = cut, way, part, points, tuple(splits)
+        self.monitor, self.mode = ("validation/loss", "min") if part else ("validation/accuracy", "max")
+
+    def prepare(self, model: Any) -> None:
+        """Let the part learn, and nothing else."""
+        model.train_only(self.part)
+
+    @functools.cached_property
+    def steps(self) -> StepDataset:
+        """The training split as steps; opened when first asked for, so that evaluating needs no training data."""
+        return StepDataset(self.solver.dataset.split("train"), self.cut)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.steps.plan.steps_per_epoch
+
+    def batches(self, model: Any, start: int, stop: int) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of the optimizer steps start + 1 .. stop, cut into pieces."""
+        for step, pieces in enumerate(self.steps.load(start, stop), start + 1):
+            yield [self._in_pieces(model, batch, step) for batch in pieces]
+
+    def _in_pieces(self, model: Any, batch: Batch, step: int | None) -> Batch:
+        """The pieces of a collated batch; `step` None takes the first ends of sentences."""
+        most = self._most(model)
+        found_BT = sentence_ends(batch, self.solver.delimiters)
+        draw_BT = None
+        if step is not None and self.points == "random":
+            own_B = seeds(batch["index"], self.cut.seed) + step
+            draw_BT = hashed_uniform(own_B, found_BT.shape[1]).numpy()
+        cuts_BT = chosen_ends(found_BT, most["inference"], draw_BT)
+        return in_pieces(
+            batch, cuts_BT, prompt_insertions=most["prompt"],
+            prompt_len=model.prompt_latents, inference_len=model.inference_latents,
+        )  # fmt: skip
+
+    def _most(self, model: Any) -> dict[str, int]:
+        """How many insertions a text has at most in training, by kind."""
+        most = {"prompt": 0, "inference": 0}
+        if self.way.insert != "never" and model.prompt_latents:
+            most["prompt"] = model.max_insertions["prompt"]
+        if self.way.insert not in ("never", "prompt") and self.way.latents != "learnt" and model.inference_latents:
+            most["inference"] = model.max_insertions["inference"]
+        return most
+
+    def weight(self, batch: Batch) -> Tensor:
+        """Tokens of the answers, their ends included."""
+        return (batch["labels"] != IGNORED).sum().float()
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Negative log-likelihood of the solutions in nats, summed over tokens."""
+        hidden_BTD = self._predicting(model, batch)
+        nll = linear_cross_entropy(hidden_BTD, model.output_weight, batch["labels"])
+        read = torch.stack([batch[key].sum() for key in batch if key.startswith("real_")]).sum()
+        places = sum(batch[key].numel() for key in batch if key.startswith("real_"))
+        sums = {"nll": nll.detach(), "tokens": read, "padded_tokens": read.new_full((), places)}
+        return nll, sums
+
+    def _predicting(self, model: Any, batch: Batch) -> Tensor:
+        """The reader's state at the place that predicts each token of the answers (B, T, D)."""
+        num_pieces = sum(key.startswith("text_") for key in batch)
+        reading = model.begin(len(batch["index"]), weaves=num_pieces > 1, decides=False)
+        found = []
+        for piece in range(num_pieces):
+            x_BPD, real_BP = model.embed(batch[f"text_{piece}"]), batch[f"real_{piece}"]
+            if piece:
+                latents_BKD = self._latents(model, reading, batch, piece)
+                inserts_BK = batch[f"inserts_{piece}"][:, None].expand(-1, latents_BKD.shape[1])
+                x_BPD = torch.cat([latents_BKD.to(x_BPD), x_BPD], dim=1)
+                real_BP = torch.cat([inserts_BK, real_BP], dim=1)
+            found.append(model.read(reading, x_BPD, real_BP))
+        hidden_BLD = torch.cat(found, dim=1)
+        at_BTD = batch["at"][..., None].expand(-1, -1, hidden_BLD.shape[2])
+        return hidden_BLD.gather(1, at_BTD)
+
+    def _latents(self, model: Any, reading: Reading, batch: Batch, piece: int) -> Tensor:
+        kind = "prompt" if piece <= model.max_insertions["prompt"] else "inference"
+        if self.way.latents == "learnt":
+            return model.learnt.expand(len(batch["index"]), -1, -1)
+        if self.way.latents == "noise":
+            return noise(model, reading, kind, seeds(batch["index"], self.cut.seed))[0]
+        return model.weave(reading, kind)
+
+    def held_out(self, split: str) -> Iterator[Batch]:
+        """Every row of a split once; of `watch` a fixed subset of validation."""
+        return self.solver.held_out(split)
+
+    def score(self, model: Any, batch: Batch, split: str) -> list[Record]:
+        """Write and judge each answer; where a part learns, measure the reference with latents as in training."""
+        records = self.solver.score(model, batch, split)
+        if self.part is None:
+            return records
+        device = batch["labels"].device
+        held = {key: value.cpu() for key, value in batch.items()}
+        pieces = {key: value.to(device) for key, value in self._in_pieces(model, held, None).items()}
+        hidden_BTD = self._predicting(model, pieces)
+        nll_B = token_nll(hidden_BTD, model.output_weight, pieces["labels"]).double().sum(1)
+        count_B = (pieces["labels"] != IGNORED).sum(1)
+        for record, nll, count in zip(records, nll_B.tolist(), count_B.tolist(), strict=True):
+            record |= {"nll": nll, "num_reference_tokens": count}
+        return records
+
+    def summarise(self, records: list[Record]) -> dict[str, Any]:
+        """What `Solver.summarise` gives, and the loss per token of the references."""
+        metrics = self.solver.summarise(records)
+        known = [record for record in records if "num_reference_tokens" in record]
+        if known:
+            total = sum(record["num_reference_tokens"] for record in known)
+            metrics["loss"] = float(np.sum([record["nll"] for record in known]) / total)
+        return metrics
+
+    def inspect(self, model: Any) -> dict[str, float]:
+        """Nothing can be told from the weights alone."""
+        del model
+        return {}
+
+    def maps(self, model: Any) -> dict[str, Any]:
+        """Nothing of the weights is drawn."""
+        del model
+        return {}
+
+    def files(self, records: list[Record], split: str) -> dict[str, str]:
+        """The test answers in the format of the seed."""
+        return self.solver.files(records, split)
+
+    def example_batch(self, model: Any, micro_batch: int) -> Batch:
+        """Empty tensors of the longest prompt and answer, with every insertion there can be, evenly apart."""
+        dataset, most = self.solver.dataset, self._most(model)
+        answer = dataset.max_target_length - 1
+        parts = most["inference"] + 1
+        spread = [answer * (part + 1) // parts - answer * part // parts for part in range(parts)]
+        behind_prompt = [0] * most["prompt"]
+        widths = [dataset.max_source_length, *behind_prompt, *spread[1:]]
+        widths[most["prompt"]] += spread[0]
+        return empty_pieces(micro_batch, dataset.max_target_length, widths)
+
+    def rehearse(self, model: Any, num_samples: int) -> None:
+        """Read the longest prompts and answers with all latents, as writing does place by place."""
+        pieces = self.example_batch(model, num_samples)
+        token_nll(self._predicting(model, pieces)[:, -1:], model.output_weight, pieces["labels"][:, -1:])
+
+    def num_scored(self, split: str) -> int:
+        """Rows of the split, or of the part of validation that is watched."""
+        return self.solver.num_scored(split)
+
+    def describe(self, step: int) -> list[str]:
+        """The row ids that make up an optimizer step, over all ranks."""
+        return self.steps.row_ids(step)
