@@ -36,6 +36,10 @@ def _partner(group, option):
     """What an option is used with where the default is not made for it: denoisers, running text, texts with classes."""
     if group == "model" and option.startswith(("rdt", "mlm", "cmlm", "mdlm")):
         return ("dataset=stories",)
+    if option == "memgen_checkpoint":
+        return ("dataset=gsm8k", f"model.checkpoint={Path(__file__).parent / 'reference' / 'causal_folder'}")
+    if group == "model" and option.startswith("memgen"):
+        return ("dataset=gsm8k",)
     if group == "model" and option in PRETRAINED:
         return ("dataset=dialogues",)
     if option == "sst2_texts":

@@ -40,9 +40,17 @@ def chosen_ends(found_BT: np.ndarray, most: int, draw_BT: np.ndarray | None) -> 
 
 
 def in_pieces(
-    batch: Batch, cuts_BT: np.ndarray, *, prompt_insertions: int, prompt_len: int, inference_len: int
+    batch: Batch,
+    cuts_BT: np.ndarray,
+    *,
+    prompt_insertions: int,
+    prompt_len: int,
+    inference_len: int,
+    bare_B: np.ndarray | None = None,
 ) -> Batch:
     """What a model reads and predicts, from a collated batch and the tokens behind which latents stand.
+
+    `bare_B` names samples without latents behind the prompt.
 
     Gives index (B,), labels (B, T), at (B, T): the place that predicts each token, among all places read, latents
     included; and for each piece c text_c (B, P_c), real_c (B, P_c) and, behind an insertion, inserts_c (B,).
@@ -74,10 +82,13 @@ def in_pieces(
         made[f"text_{piece}"] = text_BP
         made[f"real_{piece}"] = np.arange(width) < (head_B + num_fed_B)[:, None]
         if piece:
-            made[f"inserts_{piece}"] = own_BT.any(1) | (piece < prompt_insertions)
+            inserts_B = own_BT.any(1) | (piece < prompt_insertions)
+            made[f"inserts_{piece}"] = inserts_B if bare_B is None or piece > prompt_insertions else inserts_B & ~bare_B
         inside_BT = np.arange(longest) - first_B[:, None]
         at_BT = np.where(own_BT, offset + latents + head_B[:, None] + inside_BT - 1, at_BT)
         offset += latents + width
+    if bare_B is not None and prompt_insertions:
+        at_BT[bare_B, 0] = prompt_len_B[bare_B] - 1
     made["at"] = at_BT
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in made.items()}
 

@@ -60,9 +60,14 @@ def write(
 
 
 def _fit(model: Any, prompt_BS: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor]:
-    """Prompts that are longer than the context lose their beginning; their answers are cut."""
-    most = model.max_seq_len
-    return prompt_BS[:, -most:], mask_BS[:, -most:]
+    """Prompts that are longer than the context lose their beginning, whatever stands beside them; theirs are cut."""
+    longest, most = prompt_BS.shape[1], model.max_seq_len
+    if longest <= most:
+        return prompt_BS, mask_BS
+    place_S = torch.arange(1, longest + 1, device=prompt_BS.device)
+    first_B = ((mask_BS * place_S).amax(1) - most).clamp_min(0)
+    kept_BS = first_B[:, None] + place_S[:most] - 1
+    return prompt_BS.gather(1, kept_BS), mask_BS.gather(1, kept_BS)
 
 
 def _opened(

@@ -22,7 +22,8 @@ def woven(model: Any, reading: Reading, kind: str, seed_N: Tensor) -> tuple[Tens
 
 def noise(model: Any, reading: Reading, kind: str, seed_N: Tensor) -> tuple[Tensor, Tensor]:
     """Random directions, each with the norm of the latent that would have been woven in its place."""
-    woven_NKD = model.weave(reading, kind)
+    with torch.no_grad():  # a norm that is copied teaches the weaver nothing
+        woven_NKD = model.weave(reading, kind)
     place_N = reading.reader.real_BL.sum(1)
     drawn = hashed_normal(seed_N * 1_000_003 + place_N, woven_NKD[0].numel()).view_as(woven_NKD)
     norm_NK1 = woven_NKD.norm(dim=-1, keepdim=True)

@@ -110,6 +110,7 @@ class LatentMemory(nn.Module):
         self.prompt_latents, self.inference_latents = prompt_latents_len, inference_latents_len
         self.role, self.reader_role = Role(), READER
         self.network = build_causal(given)
+        self.refuses_fp16 = quantize != "none"  # its products and tables are bfloat16
         self.is_fixed = checkpoint is not None or quantize != "none"
         self._make_parts(given)
         self.size: Tensor

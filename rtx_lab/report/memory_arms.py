@@ -14,7 +14,7 @@ from rtx_lab.report.lineage import ARROW
 from rtx_lab.report.runs import is_number
 from rtx_lab.report.settings import title, value_text
 
-TASKS = ("evaluate_task", "tune_task", "trigger_task")
+TASKS = ("tune_task", "trigger_task")
 """The tasks of such a study, as a report spells them."""
 
 BASE, WEAVER, TRIGGER, LTPO = "base", "weaver", "trigger", "ltpo"
@@ -122,8 +122,14 @@ def kind_of(settings: Mapping[str, Any], chain: Sequence[str]) -> str:
         return NOISE
     if insert != "never":
         return {"always": WEAVER, "random": RANDOM, "trigger": TRIGGER, "prompt": PROMPT_END}.get(str(insert), "")
-    trained = {_PARTS.get(phase.partition(" ")[0], "") for phase in chain} | {settings.get("task.part")}
+    trained = {_PARTS.get(phase.partition(" ")[0], "") for phase in chain}
+    trained |= {settings.get("task.part")} if trains(settings) else set()
     return TUNED if "tuned" in trained else NEVER if "weaver" in trained else BASE
+
+
+def trains(settings: Mapping[str, Any]) -> bool:
+    """Return whether a run trains anything: an evaluation takes no optimizer step."""
+    return settings.get("budget.steps") != 0
 
 
 def chain_of(group: Group) -> tuple[str, ...]:
@@ -180,10 +186,10 @@ def _study(groups: Sequence[Group], stages: Collection[str]) -> MemoryStudy:
 
 def _is_repeated(kind: str, group: Group, found: Sequence[tuple[str, Group]]) -> bool:
     """A training run whose weights an evaluation scored again, or one that scored nothing, is no line of its own."""
-    if group.settings.get("task") == "evaluate_task":
+    if not trains(group.settings):
         return False
     own = group.settings.get("phase")
-    evaluated = [chain_of(one) for other, one in found if other == kind and one.settings.get("task") == "evaluate_task"]
+    evaluated = [chain_of(one) for other, one in found if other == kind and not trains(one.settings)]
     if any(chain and own in chain[-1].replace("/", " ").split(" ") for chain in evaluated):
         return True
     # Of these two the training run is the measurement: a failed one stays to be seen.
@@ -191,7 +197,7 @@ def _is_repeated(kind: str, group: Group, found: Sequence[tuple[str, Group]]) ->
 
 
 def _trained_by(group: Group) -> tuple[str, ...]:
-    own = () if group.settings.get("task") == "evaluate_task" else (str(group.settings.get("phase")),)
+    own = (str(group.settings.get("phase")),) if trains(group.settings) else ()
     return (*chain_of(group), *own)
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from rtx_lab.report.document import Figure, Section, Table
 from rtx_lab.report.groups import Group
 from rtx_lab.report.lineage import ARROW
-from rtx_lab.report.memory_arms import chain_of
+from rtx_lab.report.memory_arms import chain_of, trains
 from rtx_lab.report.memory_tests import JudgedMemory, Line, gap_of, points, say_controls, say_stages
 from rtx_lab.report.wording import number, probability
 
@@ -173,7 +173,7 @@ def _stages_table(judged: JudgedMemory) -> Table:
 def _depth(groups: Sequence[Group]) -> tuple[int, bool]:
     """How many phases trained before this one; training before evaluation."""
     first = groups[0].settings
-    return min(len(chain_of(group)) for group in groups), first.get("task") == "evaluate_task"
+    return min(len(chain_of(group)) for group in groups), not trains(first)
 
 
 def _csv_row(line: Line) -> list[object]:

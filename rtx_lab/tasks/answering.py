@@ -26,7 +26,7 @@ from rtx_lab.data.text import TextDataset
 from rtx_lab.inference.latents import noise
 from rtx_lab.models.latent_memory import Reading
 from rtx_lab.nn.cross_entropy import linear_cross_entropy, token_nll
-from rtx_lab.nn.masking import hashed_uniform
+from rtx_lab.nn.masking import CHOICES, hashed_uniform
 from rtx_lab.tasks.solver import WATCH, Improving, Solver, Way, Writing, seeds
 
 
@@ -97,14 +97,16 @@ class TuneTask:
         """The pieces of a collated batch; `step` None takes the first ends of sentences."""
         most = self._most(model)
         found_BT = sentence_ends(batch, self.solver.delimiters)
-        draw_BT = None
-        if step is not None and self.points == "random":
-            own_B = seeds(batch["index"], self.cut.seed) + step
-            draw_BT = hashed_uniform(own_B, found_BT.shape[1]).numpy()
-        cuts_BT = chosen_ends(found_BT, most["inference"], draw_BT)
+        own_B = seeds(batch["index"], self.cut.seed) + (step or 0)
+        draw_BT = hashed_uniform(own_B, found_BT.shape[1]).numpy() if step is not None else None
+        cuts_BT = chosen_ends(found_BT, most["inference"], draw_BT if self.points == "random" else None)
+        bare_B = None
+        if self.way.insert == "random":  # each insertion by its own draw; column 0 of these stands for the prompt's end
+            kept_BT = hashed_uniform(own_B, 1 + found_BT.shape[1], CHOICES).numpy() < self.way.insert_share
+            cuts_BT, bare_B = cuts_BT & kept_BT[:, 1:], ~kept_BT[:, 0]
         return in_pieces(
-            batch, cuts_BT, prompt_insertions=most["prompt"],
-            prompt_len=model.prompt_latents, inference_len=model.inference_latents,
+            batch, cuts_BT, prompt_insertions=most["prompt"], prompt_len=model.prompt_latents,
+            inference_len=model.inference_latents, bare_B=bare_B,
         )  # fmt: skip
 
     def _most(self, model: Any) -> dict[str, int]:
@@ -147,7 +149,7 @@ class TuneTask:
         return hidden_BLD.gather(1, at_BTD)
 
     def _latents(self, model: Any, reading: Reading, batch: Batch, piece: int) -> Tensor:
-        kind = "prompt" if piece <= model.max_insertions["prompt"] else "inference"
+        kind = "prompt" if piece <= self._most(model)["prompt"] else "inference"
         if self.way.latents == "learnt":
             return model.learnt.expand(len(batch["index"]), -1, -1)
         if self.way.latents == "noise":

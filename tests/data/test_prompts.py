@@ -27,7 +27,8 @@ CHATML = (
     "{%- for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] | trim }}"
     "{{ '<|im_end|>\\n' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
-    "{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think></think>\\n\\n' }}{%- endif %}{%- endif %}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think></think>\\n\\n' }}"
+    "{%- endif %}{%- endif %}"
 )
 ANSWER = "Tom has 48/2 = <<48/2=24>>24 cups.\nHe sells 24*.5 = <<24*.5=12>>12.\n#### 1,012"
 
@@ -48,7 +49,7 @@ def problems(folder, **settings):
         "target": "rationale",
     } | settings
     splits = {name: name for name in ("train", "validation", "test")}
-    return gsm8k(path=str(folder), splits=splits, rows=dict.fromkeys(splits, 2), **usual | settings)
+    return gsm8k(path=str(folder), splits=splits, rows=dict.fromkeys(splits, 2), **settings)
 
 
 def chatting(folder, template, in_file=False):

@@ -1,12 +1,11 @@
 """Run directories of a latent-memory study written by hand: real files, as runs leave them, with chosen answers."""
 
 import json
-from statistics import fmean
 
 import yaml
 
 from rtx_lab.core.rundir import RunDir, readable, signature, write_json
-from rtx_lab.scoring.summary import summarise
+from rtx_lab.scoring.solutions import summarise
 
 LTPO = {
     "enabled": False, "lr": 0.03, "sigma": 0.1, "decay": 0.99, "max_steps": 10, "top_k": 10, "control": None,
@@ -58,7 +57,8 @@ def write_arm(
     other than done leaves no answers; `change` maps dotted keys of the config to values.
     """
     config = json.loads(json.dumps(CONFIG)) | {"phase": phase, "seed": seed}
-    own = TRAINING.get(phase, {"_target_": "rtx_lab.tasks.answering.EvaluateTask"})
+    own = TRAINING.get(phase, {"_target_": "rtx_lab.tasks.answering.TuneTask", "part": None})
+    config["budget"]["steps"] = 40 if phase in TRAINING else 0
     config["task"] = {"_partial_": True, "latents": "woven", "insert_share": 0.5} | own | task
     config["ltpo"] |= {"enabled": True} | ltpo if ltpo is not None else {}
     config["init_from"] = f"multirun/{parent.path.parent.name}/{parent.path.name}/checkpoints/best" if parent else None
@@ -81,16 +81,9 @@ def write_arm(
 
 
 def metrics_of(records):
-    """What rtx_lab/scoring says of these answers, as far as a report reads it."""
+    """What rtx_lab/scoring/solutions.py says of these answers, and an accuracy on validation, which is never tested."""
     found = {f"test/{key}": value for key, value in summarise(records).items()}
-    decided = sum(len(one["decided_at"]) for one in records)
-    means = {
-        "accuracy_strict": "correct_strict", "latents_per_answer": "num_latents", "tokens_per_answer": "num_tokens",
-        "seconds_per_answer": "seconds", "share_cut": "cut",
-    }  # fmt: skip
-    found |= {f"test/{key}": fmean(float(one[column]) for one in records) for key, column in means.items()}
-    rate = sum(len(one["inserted_at"]) for one in records) / decided if decided else 0.0
-    return found | {"test/insertion_rate": rate}
+    return found | {"validation/accuracy": found["test/accuracy"]}
 
 
 def first(count, num_items=100):
