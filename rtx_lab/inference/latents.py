@@ -22,8 +22,7 @@ def woven(model: Any, reading: Reading, kind: str, seed_N: Tensor) -> tuple[Tens
 
 def noise(model: Any, reading: Reading, kind: str, seed_N: Tensor) -> tuple[Tensor, Tensor]:
     """Random directions, each with the norm of the latent that would have been woven in its place."""
-    with torch.no_grad():  # a norm that is copied teaches the weaver nothing
-        woven_NKD = model.weave(reading, kind)
+    woven_NKD = model.weave(reading, kind)
     place_N = reading.reader.real_BL.sum(1)
     drawn = hashed_normal(seed_N * 1_000_003 + place_N, woven_NKD[0].numel()).view_as(woven_NKD)
     norm_NK1 = woven_NKD.norm(dim=-1, keepdim=True)
@@ -34,3 +33,10 @@ def learnt(model: Any, reading: Reading, kind: str, seed_N: Tensor) -> tuple[Ten
     """The same learnt embeddings for every text (prompt tuning): behind the prompt alone."""
     del reading, kind
     return model.learnt.expand(len(seed_N), -1, -1), torch.zeros(len(seed_N), 4, device=model.learnt.device)
+
+
+def drawn_latents(model: Any, kind: str, seed_N: Tensor) -> Tensor:
+    """Random directions (N, K, D) of the size that woven latents have on average, whatever was read."""
+    shape = len(seed_N), *model.queries[kind].shape
+    drawn = hashed_normal(seed_N, shape[1] * shape[2]).view(shape)
+    return drawn / drawn.norm(dim=-1, keepdim=True) * (model.size * model.gain.detach().norm())

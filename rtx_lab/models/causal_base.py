@@ -42,11 +42,12 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
     problems = [
         f"model.{key} is missing: give it, or take model=memgen_checkpoint with model.checkpoint=<folder>"
         for key in ("architecture", *SIZES)
-        if full[key] is None
+        if full[key] is None and not (key == "head_dim" and heads is not None and width is not None)
     ]
     ranges.refuse(problems)
-    problems += [line for key in (*SIZES, "vocab_size") for line in ranges.positive_integer(key, full[key])]
-    problems += ranges.one_of("quantize", full["quantize"], STORAGES)
+    known = [key for key in (*SIZES, "vocab_size") if full[key] is not None or key != "head_dim"]
+    ranges.refuse([line for key in known for line in ranges.positive_integer(key, full[key])])
+    problems = ranges.one_of("quantize", full["quantize"], STORAGES)
     problems += ranges.at_most("vocab_size", full["vocab_size"], "embedding_rows", full["embedding_rows"])
     problems += ranges.divides("n_kv_heads", full["n_kv_heads"], "n_heads", full["n_heads"])
     problems += ["model.head_dim must be even, since positions turn pairs"] * (full["head_dim"] % 2 == 1)

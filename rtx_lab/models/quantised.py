@@ -133,6 +133,7 @@ def _pack_bf16(weight_OI: Tensor) -> dict[str, Tensor]:
 
 
 def _pack_int8(weight_OI: Tensor) -> dict[str, Tensor]:
+    weight_OI = weight_OI.float()  # in bfloat16 the largest weight of a row may come out as 128, which no int8 holds
     scale_O1 = weight_OI.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / 127
     return {"codes": (weight_OI / scale_O1).round().to(torch.int8), "scale": scale_O1}
 

@@ -23,9 +23,10 @@ from rtx_lab.data.collate import IGNORED
 from rtx_lab.data.insertions import POINTS, chosen_ends, empty_pieces, in_pieces, sentence_ends
 from rtx_lab.data.loading import StepDataset
 from rtx_lab.data.text import TextDataset
-from rtx_lab.inference.latents import noise
+from rtx_lab.inference.latents import drawn_latents
 from rtx_lab.models.latent_memory import Reading
 from rtx_lab.nn.cross_entropy import linear_cross_entropy, token_nll
+from rtx_lab.nn.hashing import scramble
 from rtx_lab.nn.masking import CHOICES, hashed_uniform
 from rtx_lab.tasks.solver import WATCH, Improving, Solver, Way, Writing, seeds
 
@@ -124,26 +125,32 @@ class TuneTask:
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Negative log-likelihood of the solutions in nats, summed over tokens."""
-        hidden_BTD = self._predicting(model, batch)
+        hidden_BTD = self.states(model, batch)
         nll = linear_cross_entropy(hidden_BTD, model.output_weight, batch["labels"])
         read = torch.stack([batch[key].sum() for key in batch if key.startswith("real_")]).sum()
         places = sum(batch[key].numel() for key in batch if key.startswith("real_"))
         sums = {"nll": nll.detach(), "tokens": read, "padded_tokens": read.new_full((), places)}
         return nll, sums
 
-    def _predicting(self, model: Any, batch: Batch) -> Tensor:
-        """The reader's state at the place that predicts each token of the answers (B, T, D)."""
+    def states(self, model: Any, batch: Batch) -> Tensor:
+        """The reader's state at the place that predicts each token of the answers (B, T, D).
+
+        Pieces are read one after the other where latents are woven from what was read, else all at once.
+        """
         num_pieces = sum(key.startswith("text_") for key in batch)
-        reading = model.begin(len(batch["index"]), weaves=num_pieces > 1, decides=False)
-        found = []
+        woven = self.way.latents == "woven" and num_pieces > 1
+        reading = model.begin(len(batch["index"]), weaves=woven, decides=False)
+        found, x, real = [], [], []
         for piece in range(num_pieces):
-            x_BPD, real_BP = model.embed(batch[f"text_{piece}"]), batch[f"real_{piece}"]
             if piece:
                 latents_BKD = self._latents(model, reading, batch, piece)
-                inserts_BK = batch[f"inserts_{piece}"][:, None].expand(-1, latents_BKD.shape[1])
-                x_BPD = torch.cat([latents_BKD.to(x_BPD), x_BPD], dim=1)
-                real_BP = torch.cat([inserts_BK, real_BP], dim=1)
-            found.append(model.read(reading, x_BPD, real_BP))
+                x.append(latents_BKD.to(x[0] if x else latents_BKD))
+                real.append(batch[f"inserts_{piece}"][:, None].expand(-1, latents_BKD.shape[1]))
+            x.append(model.embed(batch[f"text_{piece}"]))
+            real.append(batch[f"real_{piece}"])
+            if woven or piece == num_pieces - 1:
+                found.append(model.read(reading, torch.cat(x, dim=1), torch.cat(real, dim=1)))
+                x, real = [], []
         hidden_BLD = torch.cat(found, dim=1)
         at_BTD = batch["at"][..., None].expand(-1, -1, hidden_BLD.shape[2])
         return hidden_BLD.gather(1, at_BTD)
@@ -153,7 +160,8 @@ class TuneTask:
         if self.way.latents == "learnt":
             return model.learnt.expand(len(batch["index"]), -1, -1)
         if self.way.latents == "noise":
-            return noise(model, reading, kind, seeds(batch["index"], self.cut.seed))[0]
+            own_B = scramble(seeds(batch["index"], self.cut.seed) + piece)
+            return drawn_latents(model, kind, own_B)
         return model.weave(reading, kind)
 
     def held_out(self, split: str) -> Iterator[Batch]:
@@ -168,7 +176,7 @@ class TuneTask:
         device = batch["labels"].device
         held = {key: value.cpu() for key, value in batch.items()}
         pieces = {key: value.to(device) for key, value in self._in_pieces(model, held, None).items()}
-        hidden_BTD = self._predicting(model, pieces)
+        hidden_BTD = self.states(model, pieces)
         nll_B = token_nll(hidden_BTD, model.output_weight, pieces["labels"]).double().sum(1)
         count_B = (pieces["labels"] != IGNORED).sum(1)
         for record, nll, count in zip(records, nll_B.tolist(), count_B.tolist(), strict=True):
@@ -212,7 +220,7 @@ class TuneTask:
     def rehearse(self, model: Any, num_samples: int) -> None:
         """Read the longest prompts and answers with all latents, as writing does place by place."""
         pieces = self.example_batch(model, num_samples)
-        token_nll(self._predicting(model, pieces)[:, -1:], model.output_weight, pieces["labels"][:, -1:])
+        token_nll(self.states(model, pieces)[:, -1:], model.output_weight, pieces["labels"][:, -1:])
 
     def num_scored(self, split: str) -> int:
         """Rows of the split, or of the part of validation that is watched."""

@@ -49,7 +49,7 @@ def test_a_batch_on_caches_writes_what_reencoding_writes(context, trigger, tempe
 def test_logits_are_those_of_one_pass_over_the_finished_text(monkeypatch, context, kind, error):
     model = in_double(small(weaver_context=context)) if kind is torch.float64 else small(weaver_context=context)
     texts, ids_BS, mask_BS = prompts((9,))
-    limits = limits_of(stop_ids=())
+    limits = limits_of(0.9, stop_ids=())
     plain, seen = model.logits, []
     monkeypatch.setattr(model, "logits", lambda hidden: seen.append(plain(hidden)) or seen[-1])
     (found,) = written(model, ids_BS, mask_BS, SEEDS[:1], limits, choices.always)

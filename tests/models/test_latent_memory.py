@@ -9,7 +9,7 @@ from small_latent_memory import SIZES, VOCAB, in_double, limits_of, prompts, sma
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rtx_lab.core import checkpoint
-from rtx_lab.core.errors import RunError, UsageError
+from rtx_lab.core.errors import UsageError
 from rtx_lab.inference import choices
 from rtx_lab.models.latent_memory import CONTEXTS, PARTS, TRIGGERS, LatentMemory
 
@@ -145,7 +145,7 @@ def test_a_saved_model_computes_the_same(changes, tmp_path):
 
 
 @pytest.mark.parametrize("quantize", ["none", "bf16"])
-def test_missing_and_unexpected_tensors_raise(quantize, tmp_path):
+def test_missing_and_unexpected_tensors_raise(quantize):
     model = small(quantize=quantize)
     good = model.state_dict()
     for name in ("gain", "queries.prompt", "network.model.layers.0.self_attn.q_proj.adapters.weaver.lora_A"):
@@ -156,8 +156,6 @@ def test_missing_and_unexpected_tensors_raise(quantize, tmp_path):
     with pytest.raises(RuntimeError, match="size mismatch"):
         model.load_state_dict(good | {"gain": torch.zeros(3)})
     model.load_state_dict(good)
-    with pytest.raises(RunError):
-        checkpoint.load_weights(model, tmp_path)
 
 
 @pytest.mark.parametrize("quantize", ["bf16", "int8", "nf4"])

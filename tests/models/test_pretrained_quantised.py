@@ -61,6 +61,15 @@ def test_int8_keeps_the_rows_that_bitsandbytes_keeps():
     torch.testing.assert_close(ours.scale[:, 0], scale_O / 127, rtol=1e-3, atol=0)
 
 
+def test_int8_of_half_weights_keeps_their_sign():
+    """The largest of a row, divided by its scale in half precision, would be 128: -128 as int8."""
+    source = layer(bias=False)
+    frozen = FrozenLinear(source.bfloat16(), "int8")
+    error = (frozen.dense().float() - source.weight.float()).abs().max()
+    assert error <= source.weight.abs().max() / 100
+    assert frozen.scale.dtype == torch.float32
+
+
 @pytest.mark.parametrize(("storage", "worst"), [("bf16", 0.004), ("int8", 0.006), ("nf4", 0.12)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_frozen_layer_is_near_the_one_it_was_made_from(storage, worst, bias):
