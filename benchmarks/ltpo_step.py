@@ -30,7 +30,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from rtx_lab.core.sections import Ltpo
-from rtx_lab.inference import ltpo
+from rtx_lab.inference import confidence, ltpo
 from rtx_lab.models.latent_memory import LatentMemory
 
 SHAPE: dict[str, Any] = {"d_model": 896, "n_heads": 14, "n_kv_heads": 2, "d_ff": 4864, "vocab_size": 151_936}
@@ -39,7 +39,7 @@ PREFIX, NUM_LATENTS = 128, 8
 ALONE, BATCHED = 8.0, 15.0
 REWARD_ERROR, GRADIENT_ERROR = 1e-5, 1e-4
 """Bars of what may differ in float32, as a share of the value."""
-OBJECTIVE = ltpo.objective_of(Ltpo())
+OBJECTIVE = confidence.objective_of(Ltpo())
 Way = Callable[[], Any]
 
 

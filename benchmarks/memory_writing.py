@@ -89,9 +89,7 @@ def last_states(model: LatentMemory, texts: list[list[Tensor]]) -> Tensor:
     x_BLD = torch.stack([F.pad(torch.stack(text), (0, 0, longest - len(text), 0)) for text in texts])
     real_BL = torch.arange(longest) >= torch.tensor([longest - len(text) for text in texts])[:, None]
     position_BL = (real_BL.long().cumsum(1) - 1).clamp_min(0)
-    found = model.network.model(
-        inputs_embeds=x_BLD, attention_mask=real_BL, position_ids=position_BL, use_cache=False
-    )
+    found = model.network.model(inputs_embeds=x_BLD, attention_mask=real_BL, position_ids=position_BL, use_cache=False)
     return found.last_hidden_state[:, -1]
 
 
@@ -119,9 +117,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     num_tokens, repeats = (20, 1) if options.quick else (options.tokens, options.repeats)
-    print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}; {options.rows} texts,")
+    print(
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}; {options.rows} texts,"
+    )
     print(f"prompts of {PROMPT} tokens, {num_tokens} new tokens, 8 latents behind the prompt and 5 ends of sentences")
-    print("| shape | weaver reads | again, s | on caches, s | ratio | bar | same tokens |\n|---|---|---|---|---|---|---|")
+    print(
+        "| shape | weaver reads | again, s | on caches, s | ratio | bar | same tokens |\n|---|---|---|---|---|---|---|"
+    )
     for name, sizes in list(SHAPES.items())[: 1 if options.quick else None]:
         large = sizes["d_model"] > 500
         for context in options.context[: 1 if large else None]:

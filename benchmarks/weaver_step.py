@@ -5,19 +5,21 @@
 `alone` is the original's form: sample by sample, the weaver reads the whole text behind every insertion (prefix and
 queries; for shared_kv the reader's states of the prefix are made anew), then the reader reads the finished text once,
 with logits at all places, of which those at latents are dropped. Both compute loss and gradients of the weaver; the
-losses must be equal. memgen_tiny reads `arithmetic` in batches of 32 as conf/scale says; the 0.5B shape reads random
-problems as long as GSM8K's (96 tokens and 120). Bars: 5x and 2.5x.
+losses must be equal. memgen_tiny reads `arithmetic` in the loop's own batches of 32, as conf/scale says; the 0.5B shape
+reads random problems as long as GSM8K's (96 tokens and 120). Bars: 5x and 2.5x.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from rtx_lab.core.sections import Generation, Ltpo
 from rtx_lab.core.types import Batch, Cut
-from rtx_lab.data.collate import IGNORED, collate
+from rtx_lab.data.collate import IGNORED
 from rtx_lab.data.generated import arithmetic
 from rtx_lab.data.insertions import chosen_ends, in_pieces, sentence_ends
 from rtx_lab.models.latent_memory import CONTEXTS, LatentMemory
@@ -41,6 +43,13 @@ TINY: dict[str, Any] = {"architecture": "llama", "d_model": 96, "n_layers": 3, "
 HALF_B: dict[str, Any] = {"architecture": "qwen2", "d_model": 896, "n_heads": 14, "n_kv_heads": 2, "d_ff": 4864,
     "vocab_size": 151_936, "max_seq_len": 1024}  # fmt: skip
 PROMPT_TOKENS, ANSWER_TOKENS = (60, 130), (80, 160)
+STEPS = 2
+Batches = list[tuple[Batch, np.ndarray]]
+"""Collated samples, and behind which tokens of the answers latents stand."""
+Shape = tuple[str, dict[str, Any], float, TuneTask, Batches]
+"""Name, sizes, bar, task and what is read."""
+Found = tuple[float, float, Tensor]
+"""Seconds, loss, gradient of the queries."""
 
 
 def build(sizes: dict[str, Any], context: str) -> LatentMemory:
@@ -53,27 +62,47 @@ def build(sizes: dict[str, Any], context: str) -> LatentMemory:
     return model.eval()
 
 
-def random_batch(task: TuneTask, rows: int, vocab_size: int) -> tuple[Batch, np.ndarray]:
-    """Prompts and answers of GSM8K's lengths, and which tokens of the answers end a sentence."""
-    rng = np.random.default_rng(0)
+def task_on(num_train: int, rows: int) -> TuneTask:
+    data = arithmetic(num_train=num_train, num_validation=8, num_test=8, target="rationale", vocab_size=116)
+    cut = Cut(seed=1, global_batch=rows, micro_batch=rows)
+    return TuneTask(dataset=data, cut=cut, generation=Generation(), ltpo=Ltpo(), part="weaver")
+
+
+def tiny_shape(quick: bool) -> Shape:
+    """Batches of the first training steps, samples alike in length together as the loop makes them."""
+    task, steps = task_on(64 if quick else 8000, rows := 4 if quick else 32), 1 if quick else STEPS
+    batches = []
+    for (batch,) in task.steps.load(0, steps):
+        found_BT = sentence_ends(batch, task.solver.delimiters)
+        draw_BT = np.random.default_rng(0).random(found_BT.shape)
+        batches.append((batch, chosen_ends(found_BT, 5, draw_BT)))
+    return f"memgen_tiny, {steps} batches of {rows}", TINY, 5.0, task, batches
+
+
+def half_b_shape(layers: int, rows: int) -> Shape:
+    """One batch of prompts and answers of GSM8K's lengths, a sentence ending behind one token in 20."""
+    rng, sizes = np.random.default_rng(0), HALF_B | {"n_layers": layers}
     lengths = rng.integers(*PROMPT_TOKENS, rows), rng.integers(*ANSWER_TOKENS, rows)
     width, answer = int(lengths[0].max()), int(lengths[1].max())
-    source = torch.from_numpy(rng.integers(0, vocab_size, (rows, width)))
-    labels = torch.from_numpy(rng.integers(0, vocab_size, (rows, answer)))
+    source = torch.from_numpy(rng.integers(0, sizes["vocab_size"], (rows, width)))
+    labels = torch.from_numpy(rng.integers(0, sizes["vocab_size"], (rows, answer)))
     labels[torch.arange(answer) >= torch.from_numpy(lengths[1])[:, None]] = IGNORED
     mask = torch.arange(width) < torch.from_numpy(lengths[0])[:, None]
     batch = {"index": torch.arange(rows), "source": source, "source_mask": mask, "labels": labels}
     found_BT = (rng.random((rows, answer)) < 1 / 20) & (labels != IGNORED).numpy()
     found_BT[np.arange(rows), lengths[1] - 1] = False
-    return batch, chosen_ends(found_BT, 5, rng.random((rows, answer)))
+    batches = [(batch, chosen_ends(found_BT, 5, rng.random((rows, answer))))]
+    return f"0.5B with {layers} of 24 layers, {rows}", sizes, 2.5, task_on(64, rows), batches
 
 
-def alone(model: LatentMemory, batch: Batch, cuts_BT: np.ndarray) -> float:
+def alone(model: LatentMemory, batches: Batches) -> float:
     """Loss and gradients, sample by sample; the sum of the losses."""
     total = 0.0
-    for row in range(len(batch["labels"])):
+    for batch, row, cuts_T in [
+        (batch, row, cuts_T) for batch, cuts_BT in batches for row, cuts_T in enumerate(cuts_BT)
+    ]:
         labels_T = batch["labels"][row][batch["labels"][row] != IGNORED]
-        segments = split_at(labels_T[:-1], cuts_BT[row].nonzero()[0] + 1)
+        segments = split_at(labels_T[:-1], cuts_T.nonzero()[0] + 1)
         x_LD, is_text = model.embed(batch["source"][row][batch["source_mask"][row]]), []
         is_text = [True] * len(x_LD)
         for number, segment in enumerate(segments):
@@ -85,13 +114,13 @@ def alone(model: LatentMemory, batch: Batch, cuts_BT: np.ndarray) -> float:
         predicting_TV = logits_LV[torch.tensor(is_text)][-len(labels_T) :]
         loss = F.cross_entropy(predicting_TV, labels_T, reduction="sum")
         loss.backward()
-        total += float(loss)
+        total += float(loss.detach())
     return total
 
 
 def split_at(ids_T: Tensor, places: np.ndarray) -> list[Tensor]:
     edges = [0, *places.tolist(), len(ids_T)]
-    return [ids_T[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    return [ids_T[start:stop] for start, stop in itertools.pairwise(edges)]
 
 
 def woven(model: LatentMemory, x_LD: Tensor, kind: str) -> Tensor:
@@ -108,14 +137,18 @@ def woven(model: LatentMemory, x_LD: Tensor, kind: str) -> Tensor:
     return F.rms_norm(m_KD, m_KD.shape[-1:], eps=1e-6) * model.gain * model.size
 
 
-def together(model: LatentMemory, task: TuneTask, batch: Batch, cuts_BT: np.ndarray) -> float:
-    pieces = in_pieces(batch, cuts_BT, prompt_insertions=1, prompt_len=8, inference_len=8)
-    loss = task.loss(model, pieces)[0]
-    loss.backward()
-    return float(loss)
+def together(model: LatentMemory, task: TuneTask, batches: Batches) -> float:
+    """Loss and gradients as the task computes them, the cutting into pieces included."""
+    total = 0.0
+    for batch, cuts_BT in batches:
+        pieces = in_pieces(batch, cuts_BT, prompt_insertions=1, prompt_len=8, inference_len=8)
+        loss = task.loss(model, pieces)[0]
+        loss.backward()
+        total += float(loss.detach())
+    return total
 
 
-def measure(model: LatentMemory, ways: list[Callable[[], float]], repeats: int) -> list[tuple[float, float, Tensor]]:
+def measure(model: LatentMemory, ways: list[Callable[[], float]], repeats: int) -> list[Found]:
     """Median seconds, loss and gradient of the queries of each way; they take turns, one round to warm up."""
     seconds: list[list[float]] = [[] for _ in ways]
     last: list[tuple[float, Tensor]] = [(0.0, torch.zeros(0)) for _ in ways]
@@ -132,6 +165,14 @@ def measure(model: LatentMemory, ways: list[Callable[[], float]], repeats: int) 
     return [(statistics.median(each), *found) for each, found in zip(seconds, last, strict=True)]
 
 
+def show(name: str, old: Found, new: Found, bar: float | None) -> None:
+    """Print a line of the table; `bar` None judges nothing."""
+    ratio, apart = old[0] / new[0], float((old[2] - new[2]).norm() / old[2].norm())
+    judged = "not judged" if bar is None else f"{bar}x {'reached' if ratio >= bar else 'NOT reached'}"
+    line = f"| {name} | {old[0]:.2f} | {new[0]:.2f} | {ratio:.1f}x | {judged} "
+    print(f"{line}| {abs(old[1] - new[1]) / old[1]:.1e} | {apart:.1e} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the tiny shape, 4 samples; nothing is judged")
@@ -145,29 +186,16 @@ def main() -> None:
         "| shape, samples | weaver reads | alone, s | together, s | ratio | bar | losses differ by | gradients by |\n"
         "|---|---|---|---|---|---|---|---|"
     )
-    data = arithmetic(num_train=64, num_validation=8, num_test=8, target="rationale", vocab_size=116)
-    cut = Cut(seed=1, global_batch=32, micro_batch=32)
-    task = TuneTask(dataset=data, cut=cut, generation=Generation(), ltpo=Ltpo(), part="weaver")
-    rows = 4 if options.quick else 32
-    tiny = collate(task.solver.dataset.split("train"), range(rows))
-    shapes = [(f"memgen_tiny, {rows}", TINY, 5.0, tiny, chosen_ends(sentence_ends(tiny, task.solver.delimiters), 5, None))]
+    shapes = [tiny_shape(options.quick)]
     if not options.quick:
-        name = f"0.5B with {options.layers} of 24 layers, {options.rows}"
-        sizes = HALF_B | {"n_layers": options.layers}
-        shapes.append((name, sizes, 2.5, *random_batch(task, options.rows, sizes["vocab_size"])))
-    for name, sizes, bar, batch, cuts_BT in shapes:
+        shapes.append(half_b_shape(options.layers, options.rows))
+    for name, sizes, bar, task, batches in shapes:
         for context in options.context:
             model = build(sizes, context)
-            ways = [lambda m=model, b=batch, c=cuts_BT: alone(m, b, c), lambda m=model, b=batch, c=cuts_BT: together(m, task, b, c)]
-            (slow, loss, slope), (fast, other, other_slope) = measure(model, ways, 0 if options.quick else options.repeats)
-            judged = "not judged" if options.quick else "reached" if slow / fast >= bar else "NOT reached"
-            apart = float((slope - other_slope).norm() / slope.norm())
-            print(
-                f"| {name} | {context} | {slow:.2f} | {fast:.2f} | {slow / fast:.1f}x | {bar}x {judged} | "
-                f"{abs(loss - other) / loss:.1e} | {apart:.1e} |",
-                flush=True,
-            )
-            del model
+            ways = [partial(alone, model, batches), partial(together, model, task, batches)]
+            found = measure(model, ways, 0 if options.quick else options.repeats)
+            show(f"{name} | {context}", *found, None if options.quick else bar)
+            del model, ways
     print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20):.1f} GiB")
 
 

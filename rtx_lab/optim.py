@@ -217,7 +217,8 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     decaying = [param for param in params if param.ndim >= 2]
     others = [param for param in params if param.ndim < 2]
     groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    # an evaluation alone trains nothing, and torch makes no optimizer of nothing
+    return [group for group in groups if group["params"]] or [{"params": [nn.Parameter(torch.zeros(1))]}]
 
 
 def _host_checked(

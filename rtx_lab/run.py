@@ -128,6 +128,8 @@ def _train_and_evaluate(settled: Settled, parts: Parts, directory: RunDir, stop:
         lambda: float(bind(run.optim)(parts.model, 1).state_bytes), parts.cutting.size,
     )  # fmt: skip
     plan = Plan.of(run.budget, task.steps_per_epoch if run.budget.steps != 0 else 1)
+    if plan.steps and not any(param.requires_grad for param in parts.model.parameters()):
+        raise UsageError(f"phase={run.phase} trains nothing, it evaluates: leave budget.steps at 0")
     update = bind(run.optim)(parts.model, max(1, plan.steps))
     store = checkpoint.Store(folder=directory.checkpoints, keep_last=run.budget.keep_last, owner=settled.signature)
     state = _starting_point(parts, update, store)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rtx_lab.inference.latent_rows import UNDECIDED, Choose, Decision, Ends, Limits, Rows, Source, Written, gathered
+from rtx_lab.nn.hashing import GOLDEN, scramble
 from rtx_lab.nn.masking import CHOICES, hashed_uniform
 
 MOST_ASKED = 4
@@ -136,6 +137,7 @@ def _decided(model: Any, rows: Rows, meets_B: Tensor, choose: Choose) -> tuple[R
         twin = torch.cat([twin, split])
         is_twin[len(rows) :] = True
         rows = rows.select(twin)
+        rows.seed = torch.where(is_twin, scramble(rows.seed + GOLDEN), rows.seed)  # else both would draw alike below
     meets_B, inserting_B = meets_B[twin], inserting_B[twin]
     both_B = meets_B & (inserting_B > 0) & (inserting_B < rows.weight)
     inserts_B = meets_B & (inserting_B > 0) & ~is_twin

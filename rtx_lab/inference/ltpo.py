@@ -2,8 +2,8 @@
 
 LTPO (arXiv 2510.04182) on woven latents M0. The reward is read off the reader's own predictions behind each latent. In
 every step candidates are scored in one batch over rows and candidates, on the keys and values of what was read before:
-a step reads K places of each and nothing else. Where M is where the search stands and u is a standard normal draw, a
-candidate is A = M + sigma u, and M moves by lr times
+a step reads K places of each and nothing else. In units of the size of token embeddings, where M is where the search
+stands and u is a standard normal draw, a candidate is A = M + sigma u, and M moves by lr times
 
     reinforce     mean of R(A) u / sigma                  the original; with one candidate almost a random walk
     baseline      the same with the rewards' mean subtracted
@@ -12,6 +12,7 @@ candidate is A = M + sigma u, and M moves by lr times
 
 Deviations from the original: every row has a reward, a best and an end of its own; what is kept is a candidate that was
 scored, M0 among them, so the reward never falls (the original keeps the point behind the update, which nobody scored);
+lr and sigma count sizes of an embedding (the original's are absolute, for latents of size 1 to 2);
 the latents' places alone are scored (the original takes one more); no gradient is needed around the call.
 
 Shapes: N rows that insert, S candidates of a row, K latents, D width, V vocabulary, R candidates in one pass.
@@ -19,16 +20,15 @@ Shapes: N rows that insert, S candidates of a row, K latents, D width, V vocabul
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rtx_lab.core.sections import Ltpo
+from rtx_lab.inference.confidence import Objective, objective_of
 from rtx_lab.inference.latent_rows import Source
 from rtx_lab.inference.latents import woven
 from rtx_lab.models import latent_stream
@@ -38,57 +38,8 @@ from rtx_lab.nn.masking import hashed_normal
 
 MOST_LOGITS = 1 << 26
 """Logits of one pass; more candidates are scored in several."""
-LEAST_PROBABILITY = 1e-10
-"""What `top_k_surprise` adds to a probability before its logarithm, as the original does."""
 ADAM_MEAN, ADAM_SQUARE, ADAM_LEAST = 0.9, 0.999, 1e-8
 LEAST_NORM = 1e-30
-
-Objective = Callable[[Tensor], Tensor]
-"""From logits (..., K, V) behind latents to rewards (...): the mean over the latents of how sure a prediction is."""
-
-
-def negative_entropy(logits: Tensor) -> Tensor:
-    """From -log V, where all tokens are as likely, to 0, where one is certain."""
-    log_p = logits.log_softmax(-1)
-    return (log_p.exp() * log_p).sum(-1).mean(-1)
-
-
-def top_k_surprise(logits: Tensor, top_k: int) -> Tensor:
-    """The original's: the mean of -log p over the likeliest tokens. No measure of how sure: flat over all is more than
-    flat over `top_k`."""
-    likeliest = logits.softmax(-1).topk(min(top_k, logits.shape[-1])).values
-    return -(likeliest + LEAST_PROBABILITY).log().mean(-1).mean(-1)
-
-
-def highest_probability(logits: Tensor) -> Tensor:
-    """The probability of the likeliest token."""
-    return logits.softmax(-1).amax(-1).mean(-1)
-
-
-def margin(logits: Tensor) -> Tensor:
-    """By how much the likeliest token's probability is above the next one's."""
-    two = logits.softmax(-1).topk(2).values
-    return (two[..., 0] - two[..., 1]).mean(-1)
-
-
-def self_certainty(logits: Tensor) -> Tensor:
-    """The divergence of the uniform distribution from the predicted one: 0 where all tokens are as likely."""
-    return -logits.log_softmax(-1).mean(-1).mean(-1) - math.log(logits.shape[-1])
-
-
-def objective_of(settings: Ltpo) -> Objective:
-    """The objective that the settings name."""
-    match settings.objective:
-        case "topk_neglogp":
-            return partial(top_k_surprise, top_k=settings.top_k)
-        case "max_prob":
-            return highest_probability
-        case "margin":
-            return margin
-        case "self_certainty":
-            return self_certainty
-        case _:
-            return negative_entropy
 
 
 def score(model: Any, stream: Stream, x_RKD: Tensor, objective: Objective) -> Tensor:
@@ -127,6 +78,8 @@ def improved(settings: Ltpo) -> Source:
 class _Search:
     """Where the search of every row stands."""
 
+    unit: Tensor
+    """Size of a token's embedding, in which lr and sigma are given."""
     origin_N: Tensor
     start_NKD: Tensor
     center_NKD: Tensor
@@ -140,11 +93,11 @@ class _Search:
     steps_N: Tensor
 
 
-def _begun(stream: Stream, start_NKD: Tensor, seed_N: Tensor) -> _Search:
+def _begun(unit: Tensor, stream: Stream, start_NKD: Tensor, seed_N: Tensor) -> _Search:
     zero_NKD, none_N = torch.zeros_like(start_NKD), torch.zeros_like(seed_N)
     return _Search(
-        seed_N * 1_000_003 + stream.real_BL.sum(1), start_NKD, start_NKD.clone(), zero_NKD, zero_NKD.clone(),
-        start_NKD.clone(), start_NKD.new_full((len(seed_N),), -torch.inf), none_N, none_N.clone(),
+        unit.to(start_NKD), seed_N * 1_000_003 + stream.real_BL.sum(1), start_NKD, start_NKD.clone(), zero_NKD,
+        zero_NKD.clone(), start_NKD.clone(), start_NKD.new_full((len(seed_N),), -torch.inf), none_N, none_N.clone(),
     )  # fmt: skip
 
 
@@ -157,11 +110,11 @@ def search(
     A row that has reached the threshold, or waited `patience` steps for a better reward, is read no more. Draws depend
     on a row's seed, on how many places it has read and on the step: a row in a batch gets what it gets alone.
     """
-    objective, now = objective_of(settings), _begun(stream, start_NKD, seed_N)
+    objective, now = objective_of(settings), _begun(model.size, stream, start_NKD, seed_N)
     first_N, live_N = now.reward_N, torch.arange(len(seed_N), device=seed_N.device)
     has_slope = settings.estimator == "autograd" and settings.control != "best_of"
     for step in range(settings.max_steps + 1):  # step 0 scores what was woven
-        noise_NSKD = drawn(settings, now.origin_N[live_N], step, start_NKD)
+        noise_NSKD = drawn(settings, now.origin_N[live_N], step, start_NKD) * now.unit
         x_NSKD = _within(settings, now.center_NKD[live_N, None] + noise_NSKD, start_NKD[live_N, None])
         if has_slope and step < settings.max_steps:
             reward_NS, uphill_NKD = _climbed(model, stream, live_N, x_NSKD, objective)
@@ -275,7 +228,9 @@ def _move(settings: Ltpo, now: _Search, live_N: Tensor, uphill_NKD: Tensor, step
         now.mean_NKD[live_N] = now.mean_NKD[live_N].lerp(uphill_NKD, 1 - ADAM_MEAN)
         now.square_NKD[live_N] = now.square_NKD[live_N].lerp(uphill_NKD.square(), 1 - ADAM_SQUARE)
         mean_NKD = now.mean_NKD[live_N] / (1 - ADAM_MEAN ** (step + 1))
-        uphill_NKD = mean_NKD / ((now.square_NKD[live_N] / (1 - ADAM_SQUARE ** (step + 1))).sqrt() + ADAM_LEAST)
+        uphill_NKD = (
+            mean_NKD / ((now.square_NKD[live_N] / (1 - ADAM_SQUARE ** (step + 1))).sqrt() + ADAM_LEAST) * now.unit
+        )
     move_NKD = settings.lr * uphill_NKD
     if settings.control == "random_direction":
         other_NL = hashed_normal(now.origin_N[live_N] * 1_000_003 + 2 * step + 1, move_NKD[0].numel())

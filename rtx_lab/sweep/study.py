@@ -30,6 +30,7 @@ from rtx_lab.sweep.typed import key_of
 
 log = logging.getLogger(__name__)
 
+_LENGTHS = ("budget.steps", "budget.epochs")
 Settings = Mapping[str, Any]
 """The fields of the study sweeper's configuration."""
 
@@ -131,7 +132,16 @@ def _load_stage(
 ) -> Stage:
     hydra = master.hydra
     own = [line for line in hydra.overrides.hydra if line.partition("=")[0] != "hydra.sweeper.stages"]
-    config = context.config_loader.load_configuration(str(hydra.job.config_name), [*own, *arguments], RunMode.MULTIRUN)
+
+    def load(lines: Sequence[str]) -> DictConfig:
+        return context.config_loader.load_configuration(str(hydra.job.config_name), [*own, *lines], RunMode.MULTIRUN)
+
+    shorter = [line for line in arguments if key_of(line) not in _LENGTHS]
+    config = load(shorter)
+    if config.budget.steps == 0:  # a stage that only evaluates: how long to train is said to the others
+        arguments = shorter
+    elif shorter != arguments:
+        config = load(arguments)
     settings: Any = OmegaConf.to_container(config.hydra.sweeper)
     if settings["stages"] or settings["n_trials"] is not None:
         raise UsageError(f"phase={name} is itself a sequence or a search and cannot be a stage of another phase")

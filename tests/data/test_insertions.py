@@ -87,7 +87,7 @@ def test_too_many_ends_are_thinned():
         assert (chosen.sum(1) == np.minimum(found_BT.sum(1), 3)).all()
     for row, found in enumerate(found_BT):
         assert first[row].nonzero()[0].tolist() == found.nonzero()[0].tolist()[:3]
-        order = sorted(found.nonzero()[0].tolist(), key=lambda place: draw_BT[row, place])  # noqa: B023
+        order = sorted(found.nonzero()[0].tolist(), key=lambda place: draw_BT[row, place])
         assert set(drawn[row].nonzero()[0].tolist()) == set(order[:3])
     assert not chosen_ends(found_BT, 0, draw_BT).any()
 

@@ -21,7 +21,8 @@ from ltpo_by_full_forward import improve, reward, reward_and_gradient
 
 from rtx_lab.core.sections import OBJECTIVES
 from rtx_lab.inference import ltpo
-from rtx_lab.inference.ltpo import climb, drawn, objective_of, score
+from rtx_lab.inference.confidence import objective_of
+from rtx_lab.inference.ltpo import climb, drawn, score
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,7 @@ def test_a_packed_base_lets_the_weaver_learn_and_stays_as_it_is(quantize, tmp_pa
     checkpoint.load_weights(other, checkpoint.save(checkpoint.Store(folder=tmp_path), {"step": 1}, model))
     for found, value in zip(values_of(other), values_of(model), strict=True):
         assert torch.equal(found, value)
-    with pytest.raises(UsageError, match="the base cannot be trained as model.quantize"):
+    with pytest.raises(UsageError, match=r"the base cannot be trained as model.quantize"):
         model.train_only("base")
 
 

@@ -41,14 +41,14 @@ def reward_and_gradient(model, ids, latents, objective, top_k=10):
 def improve(model, ids, woven, settings, draw):
     """Latents of one text, improved without controls, radius or early end; `draw(step)` is the noise (S, K, D).
 
-    Returns the best latents, their reward, and all rewards that were seen, the woven latents' first.
+    Noise and Adam's steps are in units of an embedding's size. Returns the best latents, their reward, and all rewards that were seen, the woven latents' first.
     """
     center = woven.detach().clone().requires_grad_()
-    adam = torch.optim.Adam([center], lr=settings.lr, maximize=True)
+    adam = torch.optim.Adam([center], lr=settings.lr * model.size.item(), maximize=True)
     best, seen = None, []
     for step in range(settings.max_steps + 1):
         sigma = settings.sigma * settings.decay ** (step - 1)
-        noise = draw(step) if step else torch.zeros_like(woven)[None]
+        noise = draw(step) * model.size if step else torch.zeros_like(woven)[None]
         rewards, slopes = [], []
         for eps in noise:
             candidate = center.detach() + eps

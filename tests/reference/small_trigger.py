@@ -20,7 +20,7 @@ def small_dataset():
     return arithmetic(num_train=64, num_validation=8, num_test=8, data_seed=1)
 
 
-def small_model(trigger="head", **values):
+def small_model(trigger="head", dtype=torch.float64, **values):
     """A random network whose next token is far from certain, and a trigger whose odds depend on the state."""
     torch.manual_seed(0)
     made = LatentMemory(vocab_size=116, trigger=trigger, **(SHAPE | values))
@@ -29,7 +29,7 @@ def small_model(trigger="head", **values):
             torch.nn.init.normal_(weight, std=0.25)
     torch.nn.init.normal_(made.trigger_head.weight, std=0.2)
     made.measure()
-    return made.double()
+    return made if dtype is torch.float32 else made.to(dtype)
 
 
 class Often:

@@ -114,7 +114,7 @@ def test_gradient_is_the_score_of_coins_by_hand(dataset, model, normalise):
             advantage = (reward - mean) / (deviation + 1e-4) if normalise == "std" else reward - mean
             for action, state in zip(group.action_RJ[row].tolist(), group.state_RJD[row], strict=True):
                 if action >= 0:
-                    p = float(torch.sigmoid(state @ head.weight[0] + head.bias[0]))
+                    p = float((state @ head.weight[0] + head.bias[0]).detach().sigmoid())
                     wanted -= advantage * (action - p) * torch.cat([state, torch.ones(1)])
                     count += 1
     assert count == sum(int((g.weight_R[:, None] * (g.action_RJ >= 0)).sum()) for g in groups)
@@ -124,7 +124,9 @@ def test_gradient_is_the_score_of_coins_by_hand(dataset, model, normalise):
 
 def test_a_policy_that_moved_far_is_clipped_and_groups_that_are_flat_keep_entropy_alone(dataset, model):
     task = small_task(dataset, entropy_weight=0.0)
-    batch = task.crediting.batch_of(model, groups_of(task, model))
+    groups = groups_of(task, model)
+    groups[1] = replace(groups[1], correct_R=torch.ones_like(groups[1].correct_R))
+    batch = task.crediting.batch_of(model, groups)
     _, sums = task.loss(model, batch)
     assert float(sums["share_clipped"]) == 0
     moved = batch | {"old_log_p": batch["old_log_p"] - 0.5 * batch["advantage"].sign()}
@@ -176,6 +178,7 @@ def test_gradient_does_not_depend_on_the_cut(dataset, trigger):
 
 def test_a_trigger_that_reads_by_itself_reads_again_what_it_judged(dataset):
     model = small_model("lora")
+    model.train_only("trigger")
     for param in model.parts()["trigger"][:-2]:
         torch.nn.init.normal_(param, std=0.1)
     task = small_task(dataset)
@@ -212,7 +215,7 @@ def test_prompts_are_a_fixed_part_of_training(dataset):
     assert half.prompts[1].tolist() == other.prompts[1].tolist()
     rows = np.concatenate([np.concatenate(half._rows(turn)) for turn in range(1, half.steps_per_epoch + 1)])
     assert sorted(rows) == half.prompts[1].tolist()
-    assert half.describe(2) == [half.prompts[0].record(int(row))["id"] for row in np.sort(half._rows(2)[0])] or True
+    assert half.describe(2) == [half.prompts[0].record(int(row))["id"] for row in half._rows(2)[0]]
 
 
 def test_writings_serve_several_steps(dataset, model):
@@ -225,7 +228,7 @@ def test_writings_serve_several_steps(dataset, model):
 
 @pytest.mark.parametrize("trigger", ["head", "lora"])
 def test_the_stage_runs_and_moves_the_trigger_alone(dataset, trigger):
-    model, task = small_model(trigger).float(), small_task(dataset, insertion_cost=0.1)
+    model, task = small_model(trigger, torch.float32), small_task(dataset, insertion_cost=0.1)
     task.prepare(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     update = optim.adamw(model, 3, lr=1e-2)
@@ -245,7 +248,7 @@ def test_the_stage_runs_and_moves_the_trigger_alone(dataset, trigger):
 def test_prices_without_memory(dataset, trigger):
     task = small_task(dataset)
     with FakeTensorMode():
-        fake = small_model(trigger).float()
+        fake = small_model(trigger, torch.float32)
         fake.train_only("trigger")
         loss, _ = task.loss(fake, task.example_batch(fake, 2))
         loss.backward()

@@ -1,0 +1,79 @@
+"""What a trigger learns through the stage's own loss where the right decisions are known."""
+
+import pytest
+import torch
+from small_trigger import small_dataset, small_task
+from torch import nn
+
+from rtx_lab.tasks.rollouts import Group
+
+UPDATES, GROUPS, SIZE, WIDTH = 200, 32, 8, 4
+
+
+class Coin(nn.Module):
+    """A trigger's head alone, as a latent memory has it: it begins at even odds."""
+
+    trigger = "head"
+
+    def __init__(self):
+        super().__init__()
+        self.trigger_head = nn.Linear(WIDTH, 1)
+        nn.init.zeros_(self.trigger_head.weight)
+        nn.init.zeros_(self.trigger_head.bias)
+
+    def insertion_logit(self, state):
+        return self.trigger_head(state).squeeze(-1)
+
+
+def drawn(model, generator, reward):
+    """Groups of one decision each, sampled from the policy; `reward` tells what an insertion in a state is worth."""
+    groups = []
+    for row in range(GROUPS):
+        state = 2 * torch.rand(WIDTH, generator=generator) - 1
+        chance = model.insertion_logit(state).detach().sigmoid()
+        inserting = int((torch.rand(SIZE, generator=generator) < chance).sum())
+        ways = [(action, count) for action, count in ((0, SIZE - inserting), (1, inserting)) if count]
+        actions = torch.tensor([[action] for action, _ in ways])
+        worth = torch.tensor([reward(state) if action else 0.0 for action, _ in ways], dtype=torch.float64)
+        groups.append(
+            Group(
+                row=row, weight_R=torch.tensor([count for _, count in ways]), correct_R=worth, action_RJ=actions,
+                state_RJD=state.expand(len(ways), 1, WIDTH), text_RT=torch.zeros(len(ways), 1, dtype=torch.int64),
+                at_RJ=torch.zeros(len(ways), 1, dtype=torch.int64),
+            )
+        )  # fmt: skip
+    return groups
+
+
+def learn(reward, **values):
+    torch.manual_seed(0)
+    task, model, generator = small_task(small_dataset(), **values), Coin(), torch.Generator().manual_seed(1)
+    adamw = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.0)
+    for _ in range(UPDATES):
+        batch = task.crediting.batch_of(model, drawn(model, generator, reward))
+        adamw.zero_grad()
+        (task.loss(model, batch)[0] / task.weight(batch)).backward()
+        adamw.step()
+    states = 2 * torch.rand(2000, WIDTH, generator=generator) - 1
+    return states, model.insertion_logit(states).detach().sigmoid()
+
+
+@pytest.mark.parametrize("normalise", ["std", "none"])
+def test_insertions_that_help_where_a_feature_is_positive_are_learnt(normalise):
+    states, chance = learn(lambda state: 1.0 if state[0] > 0 else -1.0, normalise=normalise)
+    assert ((chance > 0.5) == (states[:, 0] > 0)).float().mean() > 0.95
+
+
+def test_without_a_use_there_is_nothing_to_learn():
+    _, chance = learn(lambda state: 0.0)
+    assert (chance - 0.5).abs().max() < 1e-6
+
+
+def test_what_an_insertion_costs_makes_it_rarer():
+    rates = [
+        float((learn(lambda state: float(state[0]), insertion_cost=cost, normalise="none")[1] > 0.5).float().mean())
+        for cost in (0.0, 0.1, 0.3, 0.7)
+    ]
+    assert rates == sorted(rates, reverse=True)
+    assert all(more - less > 0.02 for more, less in zip(rates, rates[1:], strict=False)), rates
+    assert 0.4 < rates[0] < 0.6 and rates[-1] < 0.3
