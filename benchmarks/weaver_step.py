@@ -176,7 +176,7 @@ def show(name: str, old: Found, new: Found, bar: float | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the tiny shape, 4 samples; nothing is judged")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="0: the first round counts")
     parser.add_argument("--layers", type=int, default=2, help="of the 0.5B shape, which has 24")
     parser.add_argument("--rows", type=int, default=4, help="samples of the 0.5B shape's batch")
     parser.add_argument("--context", choices=CONTEXTS, nargs="+", default=list(CONTEXTS))

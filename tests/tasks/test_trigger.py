@@ -1,4 +1,4 @@
-"""The trigger's stage: gradients by hand, credit by enumeration, rollouts as written alone, cuts, and what is learnt."""
+"""The trigger's stage: gradients by hand, credit by enumeration, rollouts as written alone, cuts, and prices."""
 
 import itertools
 from dataclasses import replace
@@ -75,7 +75,8 @@ def test_every_prompt_is_written_as_often_as_asked_and_each_way_once(dataset, mo
     groups = groups_of(task, model)
     for group in groups:
         ways = [tuple(row) for row in group.action_RJ.tolist()]
-        assert int(group.weight_R.sum()) == 8 and len(set(ways)) == len(ways)
+        assert int(group.weight_R.sum()) == 8
+        assert len(set(ways)) == len(ways)
         for correct, way in zip(group.correct_R.tolist(), ways, strict=True):
             taken = [action for action in way if action >= 0]
             assert forced(task, model, group.row, taken) == (bool(correct), taken)
@@ -94,7 +95,8 @@ def test_writings_of_a_prompt_decide_independently_after_they_part(dataset):
                 first, second = group.action_RJ.tolist()
                 if first[0] != second[0] and min(first[1], second[1]) >= 0:
                     agreed.append(first[1] == second[1])
-    assert len(agreed) >= 10 and 0.15 < np.mean(agreed) < 0.85
+    assert len(agreed) >= 10
+    assert 0.15 < np.mean(agreed) < 0.85
 
 
 @pytest.mark.parametrize("normalise", ["std", "none"])
@@ -130,12 +132,13 @@ def test_a_policy_that_moved_far_is_clipped_and_groups_that_are_flat_keep_entrop
     _, sums = task.loss(model, batch)
     assert float(sums["share_clipped"]) == 0
     moved = batch | {"old_log_p": batch["old_log_p"] - 0.5 * batch["advantage"].sign()}
-    loss, sums = task.loss(model, moved)
+    sums = task.loss(model, moved)[1]
     taught = batch["weight"] * (batch["advantage"] != 0)
     assert float(sums["share_clipped"]) == float(taught.sum()) > 0
     assert gradient(task, model, [moved]).abs().max() == 0
     flat = batch["flat"] == 1
-    assert 0 < flat.sum() < 4 and (batch["advantage"][flat] == 0).all()
+    assert 0 < flat.sum() < 4
+    assert (batch["advantage"][flat] == 0).all()
     assert float(sums["share_zero_variance"]) == float(batch["weight"][flat].sum())
     only = {name: value[flat] for name, value in batch.items()}
     assert gradient(task, model, [only]).abs().max() == 0
@@ -151,7 +154,8 @@ def test_flips_are_worth_what_enumeration_says(dataset, model):
         right, base = forced(task, model, group.row, [])
         reward = right - 0.25 * sum(base)
         known = batch["weight"][place].sum(0)
-        assert known[: len(base)].tolist() == [1] * len(base) and known[len(base) :].sum() == 0
+        assert known[: len(base)].tolist() == [1] * len(base)
+        assert known[len(base) :].sum() == 0
         for j in range(len(base)):
             right, taken = forced(task, model, group.row, [*base[:j], 1 - base[j]])
             worths.append(reward - (right - 0.25 * sum(taken)))
@@ -185,7 +189,8 @@ def test_a_trigger_that_reads_by_itself_reads_again_what_it_judged(dataset):
     groups = groups_of(task, model)
     batch = task.crediting.batch_of(model, groups)
     found = _states(model.eval(), batch)
-    assert "state" not in batch and found.requires_grad
+    assert "state" not in batch
+    assert found.requires_grad
     for place, group in enumerate(groups):
         decided = group.action_RJ >= 0
         own = found[place, : decided.shape[0], : decided.shape[1]]
@@ -198,20 +203,23 @@ def test_a_trigger_that_reads_by_itself_reads_again_what_it_judged(dataset):
 def test_rewards_are_judged_once(dataset, model):
     task = small_task(dataset)
     verdicts = Verdicts(task.solver, task.prompts[0], by_actions=True)
-    end = dataset.tokenizer.encode("#### 1") if hasattr(dataset.tokenizer, "encode") else [5]
-    assert [verdicts.of(0, (1, 0), list(end), False) for _ in range(3)] and verdicts.num_judged == 1
-    verdicts.of(0, (1, 1), list(end), False)
+    end = task.prompts[0].target(0).tolist()
+    assert [verdicts.of(0, (1, 0), end, False) for _ in range(3)] == [True] * 3
     assert verdicts.num_judged == 1
-    verdicts.of(1, (1, 0), list(end), False)
+    verdicts.of(0, (1, 1), end, False)
+    assert verdicts.num_judged == 1
+    verdicts.of(1, (1, 0), end, False)
     assert verdicts.num_judged == 2
-    assert not verdicts.of(NOBODY, (1,), list(end), False) and not verdicts.of(2, (1,), list(end), True)
+    assert not verdicts.of(NOBODY, (1,), end, False)
+    assert not verdicts.of(2, (1,), end, True)
     assert verdicts.num_judged == 2
 
 
 def test_prompts_are_a_fixed_part_of_training(dataset):
     half, whole = small_task(dataset, prompts_share=0.5), small_task(dataset)
     other = small_task(dataset, prompts_share=0.5, cut=replace(CUT, seed=8))
-    assert 16 < len(half.prompts[1]) < 48 and len(whole.prompts[1]) == 64
+    assert 16 < len(half.prompts[1]) < 48
+    assert len(whole.prompts[1]) == 64
     assert half.prompts[1].tolist() == other.prompts[1].tolist()
     rows = np.concatenate([np.concatenate(half._rows(turn)) for turn in range(1, half.steps_per_epoch + 1)])
     assert sorted(rows) == half.prompts[1].tolist()
@@ -221,7 +229,8 @@ def test_prompts_are_a_fixed_part_of_training(dataset):
 def test_writings_serve_several_steps(dataset, model):
     task = small_task(dataset, num_iterations=2)
     made = list(itertools.islice(task.batches(model, 1, 4), 3))
-    assert made[1] is made[2] and made[0] is not made[1]
+    assert made[1] is made[2]
+    assert made[0] is not made[1]
     assert made[0][0]["index"].tolist() != made[1][0]["index"].tolist()
     assert task.describe(1) == task.describe(2) != task.describe(3)
 
@@ -237,11 +246,14 @@ def test_the_stage_runs_and_moves_the_trigger_alone(dataset, trigger):
     outcome = loop.fit(
         model, task, update, plan, host(), seed=3, log=lines.append, evaluate=lambda: {"validation/accuracy": 0.0}
     )
-    assert outcome.status == "done" and model.training
+    assert outcome.status == "done"
+    assert model.training
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved and all("trigger" in name for name in moved)
+    assert moved
+    assert all("trigger" in name for name in moved)
     assert {"reward", "insertion_rate", "entropy", "share_clipped", "share_zero_variance"} <= lines[0].keys()
-    assert 0 < lines[0]["insertion_rate"] < 1 and 0 < lines[0]["entropy"] <= 0.6932
+    assert 0 < lines[0]["insertion_rate"] < 1
+    assert 0 < lines[0]["entropy"] <= 0.6932
 
 
 @pytest.mark.parametrize("trigger", ["head", "lora"])
@@ -268,7 +280,8 @@ def test_the_trigger_decides_in_evaluations(dataset, model):
     batch = next(iter(task.held_out("watch")))
     with torch.no_grad():
         records = task.score(model.eval(), batch, "watch")
-    assert task.num_scored("watch") == 8 and {record["row"] for record in records} <= set(range(8))
+    assert task.num_scored("watch") == 8
+    assert {record["row"] for record in records} <= set(range(8))
     rates = [len(record["inserted_at"]) / max(1, len(record["decided_at"])) for record in records]
     assert min(rates) < max(rates)
     assert log_odds(model, torch.zeros(2, 32, dtype=torch.float64)).shape == (2,)
