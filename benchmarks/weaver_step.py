@@ -194,7 +194,7 @@ def main() -> None:
             model = build(sizes, context)
             ways = [partial(alone, model, batches), partial(together, model, task, batches)]
             found = measure(model, ways, 0 if options.quick else options.repeats)
-            show(f"{name} | {context}", *found, None if options.quick else bar)
+            show(f"{name} | {context}", found[0], found[1], None if options.quick else bar)
             del model, ways
     print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20):.1f} GiB")
 

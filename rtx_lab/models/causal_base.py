@@ -50,7 +50,7 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
     problems = ranges.one_of("quantize", full["quantize"], STORAGES)
     problems += ranges.at_most("vocab_size", full["vocab_size"], "embedding_rows", full["embedding_rows"])
     problems += ranges.divides("n_kv_heads", full["n_kv_heads"], "n_heads", full["n_heads"])
-    problems += ["model.head_dim must be even, since positions turn pairs"] * (full["head_dim"] % 2 == 1)
+    problems += ["model.head_dim must be even, since positions turn pairs"] * (int(full["head_dim"] or 0) % 2 == 1)
     ranges.refuse(problems)
     return full
 

@@ -53,6 +53,7 @@ class TriggerTask:
 
     watched = WATCH
     monitor, mode = "validation/accuracy", "max"
+    writes_its_data = True  # no loader's workers would make it faster
     refuses: ClassVar[dict[str, str]] = {
         "budget.micro_tokens": "give budget.micro_batch",
         "budget.gradient_checkpointing": "keys and values are kept for what is read next; lower budget.micro_batch",

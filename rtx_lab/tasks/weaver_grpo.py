@@ -49,6 +49,7 @@ class WeaverGrpoTask:
 
     watched = TuneTask.watched
     monitor, mode = "validation/accuracy", "max"
+    writes_its_data = True  # no loader's workers would make it faster
     refuses: ClassVar[dict[str, str]] = TuneTask.refuses
 
     def __init__(
