@@ -153,7 +153,8 @@ def _early(run: Training) -> str:
 
 def _next(run: Training, steps: Iterator[list[Batch]]) -> list[Batch]:
     run.book("train")
-    batches = next(steps, None)
+    with run.device.autocast:  # a task may write what it learns from
+        batches = next(steps, None)
     run.window.waited(run.book("data"))
     if not batches:
         raise RunError(f"the task gave no samples for step {run.state.step + 1} of {run.plan.steps}")

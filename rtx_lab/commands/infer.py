@@ -8,7 +8,8 @@
 
 With options the likeliest one is chosen, without them the answer is written freely. A line may bring options of its
 own: text || first | second. A run of a denoiser (rdt, mlm, cmlm, mdlm) fills in each [MASK] instead. A run of T5, mT5
-or BART summarises dialogues: one turn a line, an empty line between two dialogues.
+or BART summarises dialogues: one turn a line, an empty line between two dialogues. A run of latent memory solves word
+problems and says where latents went in.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtx_lab.commands import fill, summaries
+from rtx_lab.commands import fill, solutions, summaries
 from rtx_lab.commands.places import find_run
 from rtx_lab.commands.questions import Question, prepare, split_options
 from rtx_lab.core.errors import UsageError
@@ -71,11 +72,24 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("--max-steps and --threshold are for denoisers, and this run is none: leave them out")
     if summaries.is_summariser(loaded):
         return _summarise(loaded, args)
+    if solutions.is_solver(loaded):
+        return _solve(loaded, args, lines)
     if args.interactive:
         return converse(lambda line: _show(ask(loaded, line, options)), QUESTION_HELP)
     if args.file:
         return _answer_file(loaded, lines, options, args.out)
     _show(ask(loaded, args.text, options))
+    return 0
+
+
+def _solve(loaded: LoadedRun, args: argparse.Namespace, lines: Sequence[tuple[int, str]]) -> int:
+    if args.options is not None:
+        raise UsageError("--options are for runs that choose, and this one writes solutions: leave them out")
+    if args.file:
+        return solutions.solve_lines(loaded, lines, args.out)
+    if args.interactive:
+        return converse(lambda line: solutions.show(loaded, line), solutions.HELP)
+    solutions.show(loaded, args.text)
     return 0
 
 

@@ -16,14 +16,17 @@ Shapes: B rows, T places that are read, D width, K latents of an insertion, V ro
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rtx_lab.core import tensorfile
 from rtx_lab.models import latent_stream, ranges
 from rtx_lab.models.adapters import Adaptation
 from rtx_lab.models.causal_base import EMBEDDING_STD, KEYS, build_causal, completed
@@ -250,6 +253,18 @@ class LatentMemory(nn.Module):
             return super().state_dict(*args, **kwargs)
         base = {id(param) for param in self.parts()["base"]}
         return {name: value.detach() for name, value in self.named_parameters() if id(value) not in base}
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write config.json and model.safetensors for `from_pretrained`; a checkpoint of the base is only named."""
+        (folder / "config.json").write_text(json.dumps(self.arguments, indent=1) + "\n", encoding="utf-8")
+        tensorfile.write(folder / "model.safetensors", self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> LatentMemory:
+        """Open what `save_pretrained` wrote."""
+        made = cls(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        made.load_state_dict(tensorfile.read(folder / "model.safetensors"))
+        return made
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Set what `state_dict` gives. Raises RuntimeError where names or shapes differ, as torch does."""

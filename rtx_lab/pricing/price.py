@@ -81,7 +81,9 @@ def price(settled: Settled, calibration: Calibration | None = None) -> Price:
     shape = shape_of(run)
     task = task_of(run, shape.dataset, traced.samples)
     rows = {"train": shape.num_rows["train"]} | {name: task.num_scored(name) for name in ("validation", "test")}
-    plan = Plan.of(run.budget, steps_per_epoch(rows["train"], run.budget.global_batch))
+    prompts = max(1, round(rows["train"] * run.task.get("prompts_share", 1.0)))  # of tasks that write what they learn
+    turns = steps_per_epoch(prompts, run.budget.global_batch)
+    plan = Plan.of(run.budget, turns * run.task.get("num_iterations", 1))
     raw = max(_on_device(run, traced, part) for part in (traced.training, traced.evaluation))
     training, evaluation = (
         math.ceil(_on_device(run, traced, part) * calibration.memory_ratio)

@@ -17,7 +17,7 @@ from rtx_lab.core.errors import UsageError
 from rtx_lab.core.types import Batch, Cut, Record
 from rtx_lab.data.delimiters import find_delimiters
 from rtx_lab.data.loading import held_out_batches
-from rtx_lab.data.prompts import before_stop, prompted, stop_ids, stop_texts
+from rtx_lab.data.prompts import before_stop, prompt_frame, prompted, stop_ids, stop_texts
 from rtx_lab.data.text import Split, TextDataset
 from rtx_lab.inference import choices, latents
 from rtx_lab.inference.latent_rows import Choose, Limits, Source, Written
@@ -136,6 +136,11 @@ class Solver:
             limits=self.limits, ends=self.delimiters.to(device), choose=way.choose, source=way.source(self.ltpo),
             in_answer=way.insert != "prompt" and way.latents != "learnt", decides=way.insert == "trigger",
         )  # fmt: skip
+
+    def prompt(self, question: str) -> str:
+        """A question as the model reads it."""
+        before, after = prompt_frame(self.dataset.tokenizer, self.template)
+        return f"{before}{question}{after}"
 
     def text(self, ids: list[int]) -> str:
         """The answer that these tokens write, up to where another question begins."""

@@ -38,7 +38,7 @@ from rtx_lab.nn.hashing import GOLDEN, scramble
 from rtx_lab.scoring.solutions import judge
 from rtx_lab.tasks.answering import TuneTask
 from rtx_lab.tasks.rollouts import evaluating
-from rtx_lab.tasks.solver import Improving, Writing, seeds
+from rtx_lab.tasks.solver import Improving, Solver, Writing, seeds
 
 
 class WeaverGrpoTask:
@@ -86,6 +86,11 @@ class WeaverGrpoTask:
         """Let the weaver learn, and nothing else."""
         self.tuned.prepare(model)
 
+    @property
+    def solver(self) -> Solver:
+        """What answers are written with."""
+        return self.tuned.solver
+
     @functools.cached_property
     def steps(self) -> StepDataset:
         """The training split as steps of prompts."""
@@ -107,7 +112,7 @@ class WeaverGrpoTask:
 
     def written(self, model: Any, rows: np.ndarray, step: int) -> Batch:
         """Write the answers of these training rows, each `group_size` times, and hold them against their groups."""
-        solver, device = self.tuned.solver, model.learnt.device
+        solver, device = self.solver, model.learnt.device
         prompts = collate(self.steps.split, np.repeat(rows, self.group_size))
         number_B = torch.arange(len(prompts["index"])) % self.group_size
         seed_B = scramble(seeds(prompts["index"], step_seed(self.cut.seed, step)) + number_B * GOLDEN)
@@ -130,7 +135,7 @@ class WeaverGrpoTask:
     def _reward(self, row: int, ids: list[int], was_cut: bool) -> float:
         if row == NOBODY or was_cut:
             return 0.0
-        return float(judge(self.tuned.solver.text(ids), self.steps.split.record(row)["gold"])["correct"])
+        return float(judge(self.solver.text(ids), self.steps.split.record(row)["gold"])["correct"])
 
     def _advantages(self, reward_B: Tensor) -> Tensor:
         groups = reward_B.view(-1, self.group_size)

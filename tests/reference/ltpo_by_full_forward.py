@@ -41,7 +41,8 @@ def reward_and_gradient(model, ids, latents, objective, top_k=10):
 def improve(model, ids, woven, settings, draw):
     """Latents of one text, improved without controls, radius or early end; `draw(step)` is the noise (S, K, D).
 
-    Noise and Adam's steps are in units of an embedding's size. Returns the best latents, their reward, and all rewards that were seen, the woven latents' first.
+    Noise and Adam's steps are in units of an embedding's size. Returns the best latents, their reward, and all rewards
+    that were seen, the woven latents' first.
     """
     center = woven.detach().clone().requires_grad_()
     adam = torch.optim.Adam([center], lr=settings.lr * model.size.item(), maximize=True)
