@@ -117,9 +117,11 @@ class Rows:
 
     def select(self, index: Tensor) -> Rows:
         """The rows `index`, in that order; rows may be repeated."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        reading = values.pop("reading").select(index)
-        return Rows(reading=reading, **{key: None if v is None else v[index] for key, v in values.items()})
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["reading"] = self.reading.select(index)
+        for name in values.keys() - {"reading"}:
+            values[name] = None if values[name] is None else values[name][index]
+        return Rows(**values)
 
     def __len__(self) -> int:
         return len(self.owner)

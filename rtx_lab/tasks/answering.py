@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rtx_lab.core.errors import UsageError
+from rtx_lab.core.sections import Ltpo
 from rtx_lab.core.types import Batch, Cut, Record
 from rtx_lab.data.collate import IGNORED
 from rtx_lab.data.insertions import POINTS, chosen_ends, empty_pieces, in_pieces, sentence_ends
@@ -28,7 +29,7 @@ from rtx_lab.models.latent_memory import Reading
 from rtx_lab.nn.cross_entropy import linear_cross_entropy, token_nll
 from rtx_lab.nn.hashing import scramble
 from rtx_lab.nn.masking import CHOICES, hashed_uniform
-from rtx_lab.tasks.solver import WATCH, Improving, Solver, Way, Writing, seeds
+from rtx_lab.tasks.solver import WATCH, Solver, Way, Writing, seeds
 
 
 class TuneTask:
@@ -51,7 +52,7 @@ class TuneTask:
         dataset: TextDataset,
         cut: Cut,
         generation: Writing,
-        ltpo: Improving,
+        ltpo: Ltpo,
         part: str | None = None,
         insert: str = "always",
         insert_share: float = 0.5,

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from rtx_lab.core.errors import UsageError
+from rtx_lab.core.sections import Ltpo
 from rtx_lab.core.types import Batch, Cut, Record
 from rtx_lab.data.delimiters import find_delimiters
 from rtx_lab.data.loading import held_out_batches
@@ -39,12 +40,6 @@ class Writing(Protocol):
     max_new_tokens: int | None
     temperature: float
     watch_rows: int
-
-
-class Improving(Protocol):
-    """Whether and how latents are improved while an answer is written; `rtx_lab.inference.ltpo` reads the rest."""
-
-    enabled: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +71,7 @@ class Way:
             return choices.at_random(self.insert_share)
         return choices.by_trigger if self.insert == "trigger" else choices.always
 
-    def source(self, ltpo: Improving) -> Source:
+    def source(self, ltpo: Ltpo) -> Source:
         """Where latents come from."""
         if self.latents == "woven" and ltpo.enabled:
             return improved(ltpo)
@@ -87,7 +82,7 @@ class Solver:
     """A data set of worked solutions, and one way to write answers to it."""
 
     def __init__(
-        self, *, dataset: TextDataset, cut: Cut, generation: Writing, ltpo: Improving, way: Way, template: str,
+        self, *, dataset: TextDataset, cut: Cut, generation: Writing, ltpo: Ltpo, way: Way, template: str,
         calculator: str,
     ) -> None:  # fmt: skip
         way.check()

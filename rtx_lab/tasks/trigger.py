@@ -28,6 +28,7 @@ from torch import Tensor
 from rtx_lab.core.cutting import BY_SAMPLES, in_pieces
 from rtx_lab.core.errors import UsageError
 from rtx_lab.core.gradients import step_seed
+from rtx_lab.core.sections import Ltpo
 from rtx_lab.core.types import Batch, Cut, Record
 from rtx_lab.data.batching import NOBODY, StepPlan, cut
 from rtx_lab.data.collate import collate
@@ -39,7 +40,7 @@ from rtx_lab.nn import grpo
 from rtx_lab.nn.masking import CHOICES, hashed_uniform
 from rtx_lab.tasks.credit import Crediting, log_odds
 from rtx_lab.tasks.rollouts import Group, Verdicts, evaluating, roll_out
-from rtx_lab.tasks.solver import WATCH, Improving, Solver, Way, Writing, seeds
+from rtx_lab.tasks.solver import WATCH, Solver, Way, Writing, seeds
 
 
 class TriggerTask:
@@ -65,7 +66,7 @@ class TriggerTask:
         dataset: TextDataset,
         cut: Cut,
         generation: Writing,
-        ltpo: Improving,
+        ltpo: Ltpo,
         insert: str = "trigger",
         latents: str = "woven",
         template: str = "auto",

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from rtx_lab.core.errors import UsageError
 from rtx_lab.core.gradients import step_seed
+from rtx_lab.core.sections import Ltpo
 from rtx_lab.core.types import Batch, Cut, Record
 from rtx_lab.data.batching import NOBODY, cut
 from rtx_lab.data.collate import IGNORED, collate
@@ -38,7 +39,7 @@ from rtx_lab.nn.hashing import GOLDEN, scramble
 from rtx_lab.scoring.solutions import judge
 from rtx_lab.tasks.answering import TuneTask
 from rtx_lab.tasks.rollouts import evaluating
-from rtx_lab.tasks.solver import Improving, Solver, Writing, seeds
+from rtx_lab.tasks.solver import Solver, Writing, seeds
 
 
 class WeaverGrpoTask:
@@ -58,7 +59,7 @@ class WeaverGrpoTask:
         dataset: TextDataset,
         cut: Cut,
         generation: Writing,
-        ltpo: Improving,
+        ltpo: Ltpo,
         template: str = "auto",
         calculator: str = "strip",
         splits: Sequence[str] = ("validation", "test"),
