@@ -21,6 +21,7 @@ from rtx_lab.core.components import bind
 from rtx_lab.core.credentials import read_env_file
 from rtx_lab.core.cutting import once_more
 from rtx_lab.core.errors import RunError, UsageError
+from rtx_lab.core.judged import judged_by
 from rtx_lab.core.progress import progress_bar
 from rtx_lab.core.rundir import RunDir, write_json, write_text
 from rtx_lab.core.schema import Settled, settle
@@ -256,7 +257,9 @@ def _final_evaluation(parts: Parts, directory: RunDir, stop: StopSignal, events:
             directory.write_predictions(public)
             for name, value in parts.task.maps(parts.model).items():
                 write_text(directory.path / f"{name}.json", json.dumps(value) + "\n")
-    low, high = metrics.get("test/accuracy_low"), metrics.get("test/accuracy_high")
-    if low is not None and high is not None:
-        log.info("test/accuracy %.4f (95 %% interval %.4f to %.4f)", metrics["test/accuracy"], low, high)
+    name = judged_by({"monitor": parts.task.monitor})
+    value, low, high = (metrics.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    if value is not None:
+        interval = "" if low is None or high is None else f" (95 % interval {low:.4f} to {high:.4f})"
+        log.info("%s %.4f%s", name, value, interval)
     return {"metrics": metrics, "objective": metrics.get(parts.task.monitor), "events": parts.events + events}

@@ -7,19 +7,39 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rtx_lab.commands.options import option_of
+from rtx_lab.core.judged import judged_by
 
 GROUPS = ("model", "dataset", "optim")
 RERUN = "python -m rtx_lab.commands.rerun THIS_FOLDER/config.yaml NEW_FOLDER"
 SHOWN = ("accuracy", "exact_match", "f1", "loss", "avg_reasoning_steps", "early_termination_rate", "n")
 
 
+_TRANSFORMERS = (
+    "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
+    'model = AutoModelForSeq2SeqLM.from_pretrained("THIS_FOLDER")',
+    'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
+)
+
+
 def write_card(config: dict[str, Any], result: dict[str, Any], name: str) -> str:
     """Return the model card as Markdown; `config` is the run's settled configuration, `result` its result.json."""
     model, dataset = _target(config, "model"), _target(config, "dataset")
-    lines = ["---", "license: apache-2.0", "library_name: rtx_lab", f"tags: [rtx_lab, {model}, {dataset}]", "---", ""]
+    plain = "d_kv" in (config.get("model") or {})  # what plain transformers loads: T5, mT5 and BART
+    library = "transformers" if plain else "rtx_lab"
+    lines = [
+        "---",
+        "license: apache-2.0",
+        f"library_name: {library}",
+        f"tags: [rtx_lab, {model}, {dataset}]",
+        "---",
+        "",
+    ]
     lines += [f"# {name}", "", f"`{model}` trained on `{dataset}`, status {result.get('status', 'unknown')}.", ""]
     lines += _results(result)
-    lines += ["## Use", "", "```", 'python -m rtx_lab infer THIS_FOLDER --text "..."', "```", ""]
+    use = 'python -m rtx_lab infer THIS_FOLDER --text "..."'
+    lines += ["## Use", "", "```", use, "```", ""]
+    if plain:
+        lines += ["Plain transformers loads it as well:", "", "```python", *_TRANSFORMERS, "```", ""]
     lines += ["## How it was made", "", "```", command(config), "```", "", "All settings, as in config.yaml:", ""]
     lines += ["| setting | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in _settings(config)), ""]
     lines += [f"Signature {result.get('signature', 'unknown')}; digests of all files are in SHA256SUMS.", ""]
@@ -35,12 +55,17 @@ def _results(result: dict[str, Any]) -> list[str]:
     rows = [
         f"| {split} {key} | {_number(value)} | {_interval(metrics, f'{split}/{key}')} |"
         for split in ("test", "validation")
-        for key in SHOWN
+        for key in dict.fromkeys((judged_by(result).partition("/")[2], *SHOWN, *_rouge(metrics)))
         if (value := metrics.get(f"{split}/{key}")) is not None
     ]
     if not rows:
         return ["There are no results: the run was not evaluated to its end.", ""]
     return ["## Results", "", "| metric | value | 95 % interval |", "|---|---|---|", *rows, ""]
+
+
+def _rouge(metrics: Mapping[str, Any]) -> list[str]:
+    """ROUGE-1, -2 and -L of a run that summarises, over whichever tokens; controls and bounds left out."""
+    return sorted({key.partition("/")[2] for key in metrics if re.fullmatch(r"\w+/rouge[12L]_[a-z]+", key)})
 
 
 def _interval(metrics: dict[str, Any], key: str) -> str:

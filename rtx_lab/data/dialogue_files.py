@@ -193,7 +193,7 @@ class CsvDialogues:
         if self.num_held_out >= len(found):
             raise RunError(
                 f"{self.file} has {len(found)} rows, of which dataset.num_validation={self.num_held_out} are held out: "
-                "set fewer."
+                f"set dataset.num_validation={max(1, len(found) // 10)} or so."
             )
         train, validation = held_out(len(found), self.num_held_out)
         return [found[row] for row in (train if self.split == "train" else validation)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ def build_network(given: Mapping[str, Any]) -> Any:
     weights are random or absent. Raises UsageError where the checkpoint has other shapes, RunError where it is neither
     here nor to be had.
     """
+    # under checkpointing transformers tells every layer that there is no cache; nobody asked for one
+    logging.getLogger("transformers.modeling_layers").setLevel(logging.ERROR)
     network = _network(given)
     if given["architecture"] == "bart":
         use_shared_source(network)

@@ -16,6 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rtx_lab.core.errors import RunError, UsageError
+from rtx_lab.core.judged import judged_by
 from rtx_lab.core.rundir import RunDir, write_json
 from rtx_lab.core.schema import Settled, settle
 from rtx_lab.sweep.door import report, unexpected
@@ -165,6 +166,6 @@ def _price(job: Any) -> None:
 
 
 def _headline(result: dict[str, Any]) -> str:
-    metrics = result.get("metrics") or {}
-    accuracy = metrics.get("test/accuracy")
-    return f"test/accuracy {accuracy:.4f}" if isinstance(accuracy, float) else "no test metric"
+    name = judged_by(result)
+    value = (result.get("metrics") or {}).get(name)
+    return f"{name} {value:.4f}" if isinstance(value, float) else "no test metric"

@@ -18,7 +18,7 @@ def print_outcomes(jobs: Sequence[Job]) -> None:
 
     console, names, outcomes = open_console(), names_of(jobs), [outcome(job) for job in jobs]
     heading, scores = _scores(outcomes)
-    columns = ("job", "status", heading, "steps", "time")
+    columns = ("job", "status", heading, "reasoning steps", "time")
     reasons = ["" if found["status"] in _WELL else str(found.get("reason") or "") for found in outcomes]
     places = [job.settled.directory for job in jobs]
 
