@@ -20,6 +20,7 @@ COMMANDS = {
     "doctor": "check GPU, memory, disk, packages, data, tracking and the last checkpoints",
     "status": "list the runs below a folder: what is done, what is running, what broke",
     "reproduce": "run a finished run again from its record and compare",
+    "submission": "hold a file to be handed in against the dialogues that it is for",
     "report": "write what a study found: intervals, paired tests, figures and tables in one page",
 }
 PROGRAM = "python -m rtx_lab"

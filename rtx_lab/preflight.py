@@ -58,6 +58,7 @@ def check_inputs(settled: Settled) -> None:
             recovery.check_fits(_weightless(run.model), Path(place))
     if "vocab_size" in run.model:  # opens the splits: what is missing or broken is said here, and encoding is done once
         splits = ("train", "validation", "test") if run.budget.steps != 0 else ("validation", "test")
+        splits += tuple(set(getattr(dataset, "final_splits", ())) - set(splits))
         dataset.check_vocabulary(run.model["vocab_size"], splits)
 
 
@@ -94,3 +95,10 @@ def input_digests(settled: Settled, dataset: Any) -> dict[str, str]:
         if place is not None:
             found[key] = recovery.content_digest(Path(place))
     return found
+
+
+def unreadable(settled: Settled) -> str | None:
+    """Why the files of a run's own folder cannot be opened, as far as its data set can tell without encoding them."""
+    dataset = bind(settled.run.dataset)()
+    told = (getattr(source, "problem", None) for source in getattr(dataset, "sources", {}).values())
+    return next((found for problem in told if problem is not None and (found := problem())), None)

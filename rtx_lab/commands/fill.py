@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtx_lab.commands.delivery import deliver
 from rtx_lab.commands.questions import refuse_unknown
 from rtx_lab.core.errors import UsageError
-from rtx_lab.core.rundir import write_text
 
 if TYPE_CHECKING:
     from rtx_lab.reopen import LoadedRun
@@ -140,7 +139,7 @@ def show_steps(loaded: LoadedRun, filled: FilledText) -> None:
     show(filled)
 
 
-def fill_lines(loaded: LoadedRun, lines: Sequence[tuple[int, str]], out: Path) -> int:
+def fill_lines(loaded: LoadedRun, lines: Sequence[tuple[int, str]], out: Path | None) -> int:
     """Fill in numbered lines and write them as JSON lines; every wrong line is named before anything is computed."""
     ids, problems = [], []
     for number, line in lines:
@@ -154,6 +153,4 @@ def fill_lines(loaded: LoadedRun, lines: Sequence[tuple[int, str]], out: Path) -
         {"input": one.text, "output": one.output, "steps": one.steps, "max_steps": one.max_steps}
         for one in fill(loaded, [line for _, line in lines], ids)
     ]
-    write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    print(f"{len(rows)} texts in {out}")
-    return 0
+    return deliver(rows, out, "texts")

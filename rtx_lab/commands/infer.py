@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtx_lab.commands import fill, solutions, summaries
+from rtx_lab.commands.delivery import deliver, refuse_place
 from rtx_lab.commands.places import find_run
 from rtx_lab.commands.questions import Question, prepare, split_options
 from rtx_lab.core.errors import UsageError
-from rtx_lab.core.rundir import write_text
 
 if TYPE_CHECKING:
     from rtx_lab.reopen import LoadedRun
@@ -48,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("run", help="a run (its folder or a part of its name, see status) or an exported folder")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--text", help="one question")
+    source.add_argument("--text", help="one question, text or dialogue")
     source.add_argument("--interactive", action="store_true", help="ask until quit, exit or Ctrl-D")
-    source.add_argument("--file", type=Path, help="a text file, one question a line")
+    source.add_argument("--file", type=Path, help="a text file, one question a line (dialogues: an empty line between)")
     parser.add_argument("--options", help="answers to choose from, as 'a|b|c'")
-    parser.add_argument("--out", type=Path, help="with --file: JSON lines to write")
+    parser.add_argument("--out", type=Path, help="with --file: JSON lines to write (else they are printed)")
     parser.add_argument("--max-steps", "--max_steps", type=int, help="denoisers: most steps (as trained: 20)")
     parser.add_argument("--threshold", type=float, help="denoisers: noise left at which a text is done (.05)")
 
@@ -60,9 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Answer and print or write; every wrong line of a file is named before anything is computed."""
     options = split_options(args.options) if args.options is not None else ()
-    if (args.file is None) != (args.out is None):
-        raise UsageError("--file and --out belong together: --file questions.txt --out answers.jsonl")
-    lines = _read_lines(args.file, args.out) if args.file else []
+    if args.file is None and args.out is not None:
+        raise UsageError("--out is where the answers to a --file go: --file questions.txt --out answers.jsonl")
+    refuse_place(args.out)
+    lines = _read_lines(args.file) if args.file else []
     from rtx_lab.reopen import load_run
 
     loaded = load_run(find_run(args.run).path)
@@ -217,9 +217,7 @@ def _read_text(path: Path) -> str:
         raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from error
 
 
-def _read_lines(path: Path, out: Path) -> list[tuple[int, str]]:
-    if out.exists():
-        raise UsageError(f"{out} exists: choose another name or remove it")
+def _read_lines(path: Path) -> list[tuple[int, str]]:
     lines = _read_text(path).splitlines()
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
@@ -227,7 +225,7 @@ def _read_lines(path: Path, out: Path) -> list[tuple[int, str]]:
     return numbered
 
 
-def _answer_file(loaded: LoadedRun, lines: Sequence[tuple[int, str]], options: Sequence[str], out: Path) -> int:
+def _answer_file(loaded: LoadedRun, lines: Sequence[tuple[int, str]], options: Sequence[str], out: Path | None) -> int:
     tokenizer, max_seq_len = loaded.tokenizer, loaded.config["model"]["max_seq_len"]
     questions, problems = [], []
     for number, line in lines:
@@ -245,7 +243,5 @@ def _answer_file(loaded: LoadedRun, lines: Sequence[tuple[int, str]], options: S
     for question in questions:
         found = answer(loaded, question)
         row = {"input": question.text, "options": list(question.options), "output": found.output}
-        rows.append(json.dumps(row | {"steps": found.steps, "max_steps": found.max_steps}, ensure_ascii=False))
-    write_text(out, "".join(f"{row}\n" for row in rows))
-    print(f"{len(rows)} answers in {out}")
-    return 0
+        rows.append(row | {"steps": found.steps, "max_steps": found.max_steps})
+    return deliver(rows, out, "answers")

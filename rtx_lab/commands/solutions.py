@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtx_lab.commands.delivery import deliver
 from rtx_lab.core.errors import UsageError
-from rtx_lab.core.rundir import write_text
 
 if TYPE_CHECKING:
     from rtx_lab.reopen import LoadedRun
@@ -78,13 +77,11 @@ def show(loaded: LoadedRun, question: str) -> None:
     print(f"Latents: {found.num_latents}" + (f" (behind {places})" if places else ""))
 
 
-def solve_lines(loaded: LoadedRun, lines: Sequence[tuple[int, str]], out: Path) -> int:
+def solve_lines(loaded: LoadedRun, lines: Sequence[tuple[int, str]], out: Path | None) -> int:
     """Write one JSON line for each question: line, question, solution, inserted_at, num_latents."""
     rows = [
         {"line": number, "question": question, "solution": found.text, "inserted_at": found.inserted_at,
          "num_latents": found.num_latents}
         for (number, question), found in zip(lines, solve(loaded, [text for _, text in lines]), strict=True)
     ]  # fmt: skip
-    write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    print(f"{len(rows)} solutions in {out}")
-    return 0
+    return deliver(rows, out, "solutions")

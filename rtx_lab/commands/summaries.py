@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtx_lab.commands.delivery import deliver
 from rtx_lab.core.errors import UsageError
-from rtx_lab.core.rundir import write_text
 
 if TYPE_CHECKING:
     from rtx_lab.reopen import LoadedRun
@@ -68,16 +67,14 @@ def _ways(loaded: LoadedRun) -> dict[str, Any]:
     }
 
 
-def summarise_file(loaded: LoadedRun, dialogues: Sequence[tuple[int, str]], out: Path) -> int:
+def summarise_file(loaded: LoadedRun, dialogues: Sequence[tuple[int, str]], out: Path | None) -> int:
     """Write one JSON line for each dialogue: line, dialogue, summary."""
     texts = [text for _, text in dialogues]
     rows = [
         {"line": number, "dialogue": text, "summary": summary}
         for (number, text), summary in zip(dialogues, summarise(loaded, texts), strict=True)
     ]
-    write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    print(f"{len(rows)} summaries in {out}")
-    return 0
+    return deliver(rows, out, "summaries")
 
 
 def show(loaded: LoadedRun, dialogue: str) -> None:

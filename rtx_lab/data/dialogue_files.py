@@ -180,6 +180,14 @@ class CsvDialogues:
         held_out = min(self.num_held_out, num_rows)
         return max(1, {"train": num_rows - held_out, "validation": held_out}.get(self.split, num_rows))
 
+    def problem(self) -> str | None:
+        """Why these dialogues cannot be opened, read whole; None where they can."""
+        try:
+            self.dialogues()
+        except RunError as error:
+            return str(error)
+        return None
+
     def digest(self) -> str:
         parts = [FILES_VERSION, self.split, self.num_held_out, _content(self.file, *_stamp(self.file))]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -214,6 +222,11 @@ def _dialogues(file: Path, *, judged: bool) -> Iterator[tuple[Dialogue, str]]:
         yield Dialogue(id=fname, dialogue=dialogue, references=references, topic=topic), row.where
 
 
+def names_of(file: Path) -> list[str]:
+    """The fname of every dialogue of a CSV file, in its order. Raises RunError as `read_csv`."""
+    return [one.id for one, _ in _dialogues(file, judged=False)]
+
+
 def read_csv(file: Path, columns: Sequence[str]) -> Iterator[Row]:
     """The rows of a CSV file in UTF-8 one by one; fields in quotes may hold line breaks.
 
@@ -228,7 +241,12 @@ def read_csv(file: Path, columns: Sequence[str]) -> Iterator[Row]:
             header = next(reader, [])
             missing = [column for column in columns if column not in header]
             if missing:
-                raise RunError(f"{file} lacks the column {', '.join(missing)} (it has: {', '.join(header) or 'none'}).")
+                parted = " Its fields are parted by something else than commas." * (len(header) == 1 < len(columns))
+                have = ", ".join(header) or "none"
+                raise RunError(f"{file} lacks the column {', '.join(missing)} (it has: {have}).{parted}")
+            repeated = [column for column in columns if header.count(column) > 1]
+            if repeated:
+                raise RunError(f"{file} has the column {', '.join(repeated)} more than once.")
             for number, fields in enumerate((fields for fields in reader if fields), start=1):
                 if len(fields) != len(header):
                     raise RunError(f"{file} row {number} has {len(fields)} fields, the header {len(header)}.")

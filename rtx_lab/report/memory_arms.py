@@ -114,6 +114,8 @@ def find_memory_studies(groups: Iterable[Group], stages: Collection[str]) -> lis
 def kind_of(settings: Mapping[str, Any], chain: Sequence[str]) -> str:
     """Return the kind of arm that a run with these settings is; empty for a stage whose answers are none."""
     insert, latents = settings.get("task.insert"), settings.get("task.latents")
+    if settings.get("task.part") == "base":  # pretraining is no arm
+        return ""
     if settings.get("ltpo.enabled"):
         return _kind_of_ltpo(settings)
     if latents == "learnt":

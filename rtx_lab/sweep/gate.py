@@ -84,10 +84,11 @@ def _pass_one(config: DictConfig) -> None:
         raise RunError(f"the sweep planned {planned}, but this job is {run.path.absolute()}: please report it")
     job = Job(tuple(config.hydra.overrides.task), settled, run, parents=parents)
     if settled.run.plan:
-        from rtx_lab.sweep.plan import print_plan
+        from rtx_lab.sweep.plan import print_plan, print_unreadable
 
         _price(job)
         print_plan([job])
+        print_unreadable([job])
         raise SystemExit(0)
     if planned is None:
         check_inputs(settled)

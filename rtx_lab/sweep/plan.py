@@ -74,6 +74,24 @@ def print_reasons(jobs: Sequence[Job]) -> None:
         print_line(console, f"not run: {shown}: {reason}")
 
 
+def print_unreadable(jobs: Sequence[Job]) -> None:
+    """Which data of one's own cannot be opened here: a plan prices them all the same, and a run would be refused."""
+    from rtx_lab.core.errors import RunError, UsageError
+    from rtx_lab.preflight import unreadable
+    from rtx_lab.sweep.tables import open_console, print_line
+
+    found: dict[str, None] = {}
+    for job in {str(job.settled.run.dataset): job for job in jobs}.values():
+        try:
+            problem = unreadable(job.settled)
+        except (RunError, UsageError) as error:
+            problem = str(error)
+        if problem:
+            found[problem] = None
+    for problem in found:
+        print_line(open_console(), f"data not readable here, so a run would be refused: {problem}")
+
+
 def _print_split(console: Any, jobs: Sequence[Job], names: Sequence[str]) -> None:
     """The memory of the largest job by kind, where the table had no room for it."""
     from rtx_lab.pricing.rows import COLUMNS, SPLIT, cells

@@ -22,7 +22,7 @@ from rtx_lab.sweep.door import report
 from rtx_lab.sweep.grid import Point, expand, swept_keys
 from rtx_lab.sweep.jobs import Job, names_of
 from rtx_lab.sweep.outcomes import exit_code, print_outcomes
-from rtx_lab.sweep.plan import print_reasons, print_sums
+from rtx_lab.sweep.plan import print_reasons, print_sums, print_unreadable
 from rtx_lab.sweep.pretraining import pretrain_phases
 from rtx_lab.sweep.session import Session
 from rtx_lab.sweep.traces import trace_all
@@ -188,6 +188,7 @@ def _plan(stages: list[Stage]) -> None:
         raise UsageError(*(reasons or ["no job fits the hardware"]))
     print_reasons(jobs)
     if any(job.settled.run.plan for job in jobs):
+        print_unreadable(jobs)
         raise SystemExit(0)
 
 

@@ -81,8 +81,8 @@ def test_a_model_without_steps_says_so(loaded, capsys):
         (["--text", "inn " * 65], "65 tokens and the model takes 64"),
         (["--text", "Hello World"], "does not know 'Hello', 'World'"),
         (["--text", QUESTION, "--options", "only"], "at least two"),
-        (["--file", "in.txt"], "belong together"),
-        (["--text", QUESTION, "--out", "x"], "belong together"),
+        (["--file", "nowhere.txt"], "cannot be read"),
+        (["--text", QUESTION, "--out", "x"], "--out is where the answers to a --file go"),
         (["--file", "missing.txt", "--out", "x"], "missing.txt cannot be read"),
     ],
 )
@@ -125,6 +125,10 @@ def test_a_file_of_questions(loaded, tmp_path, capsys):
     assert second["max_steps"] == 3
     assert main(arguments) == 2  # never overwritten
     assert "exists" in capsys.readouterr().err
+    assert main([*arguments[:5], str(tmp_path / "nowhere" / "out.jsonl")]) == 2
+    assert "make it first" in capsys.readouterr().err
+    assert main([*arguments[:4], *arguments[6:]]) == 0  # without --out they are printed
+    assert capsys.readouterr().out == out.read_text()
 
 
 def test_every_wrong_line_is_named_and_nothing_is_written(loaded, tmp_path, capsys):

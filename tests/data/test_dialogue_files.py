@@ -228,6 +228,8 @@ def broken(folder, text, name="dev.csv"):
         ("fname,dialogue\na,b\n", "lacks the column summary (it has: fname, dialogue)"),
         ("", "lacks the column fname, dialogue, summary (it has: none)"),
         ("fname,dialogue,summary\n", "holds no rows"),
+        ("fname;dialogue;summary\na;b;c\n", "parted by something else than commas"),
+        ("fname,dialogue,summary,summary\na,b,c,d\n", "has the column summary more than once"),
         ("fname,dialogue,summary\na,b,c\nd, ,f\n", "row 2: the field 'dialogue' is empty"),
         ("fname,dialogue,summary\na,b,c\nd,e,\n", "row 2: the field 'summary' is empty"),
         ("fname,dialogue,summary\n,b,c\n", "row 1: the field 'fname' is empty"),

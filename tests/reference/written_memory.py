@@ -25,7 +25,7 @@ CONFIG = {
     "seed": 0,
 }  # fmt: skip
 TRAINING = {
-    "tiny_lm": {"_target_": "rtx_lab.tasks.answering.TuneTask", "part": "base", "insert": "never"},
+    "tiny_lm": {"_target_": "rtx_lab.tasks.answering.TuneTask", "part": "base", "insert": "random", "latents": "noise"},
     "weaver_sft": {"_target_": "rtx_lab.tasks.answering.TuneTask", "part": "weaver", "insert": "always"},
     "prompt_tuning": {"_target_": "rtx_lab.tasks.answering.TuneTask", "part": "prompt", "insert": "prompt"},
     "lora_sft": {"_target_": "rtx_lab.tasks.answering.TuneTask", "part": "tuned", "insert": "never"},

@@ -37,7 +37,7 @@ def table(tmp_path, monkeypatch, capsys):
 
 def test_answers_show_accuracy_and_steps(table):
     heading, row, other = table(("validation/accuracy", ACCURACY), ("validation/accuracy", {}))
-    assert heading[:5] == ["job", "status", "test accuracy (95 %)", "steps", "time"]
+    assert heading[:5] == ["job", "status", "test accuracy (95 %)", "reasoning steps", "time"]
     assert row[:5] == ["seed=0", "done", "0.7500 (0.7000-0.8000)", "3.00", "7 s"]
     assert other[2] == "-"
 
