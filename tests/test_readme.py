@@ -96,6 +96,6 @@ def test_the_tables_name_every_option(group):
 def test_every_yaml_header_command_names_options_that_exist():
     for path in (ROOT / "conf").glob("*/*.yaml"):
         header = " ".join(line for line in path.read_text().splitlines() if line.startswith("#"))
-        for group, option in re.findall(r"\b(model|dataset|hardware|optim|phase)=([a-z]\w+)", header):
+        for group, option in re.findall(r"\b(model|dataset|hardware|optim|phase)=([a-z][\w.]*\w)", header):
             assert (ROOT / "conf" / group / f"{option}.yaml").exists(), f"{path}: {group}={option}"
         assert yaml.safe_load(path.read_text()) is not None

@@ -45,15 +45,16 @@ def gsm8k(
     folder: str = "gsm8k",
     splits: Mapping[str, str],
     rows: Mapping[str, int] | None = None,
-    tokenizer: str = T5,
-    vocab_size: int = T5_ENTRIES,
+    tokenizer: str | None = None,
+    vocab_size: int | None = None,
     max_source_length: int = 512,
-    max_target_length: int = 16,
+    max_target_length: int | None = None,
     target: str = "final",
 ) -> TextDataset:
     """GSM8K (7473 train, of which 747 held out as validation; 1319 test): a number is generated.
 
-    `target` is `final` (the number) or `rationale` (the worked solution, then `#### number`; needs 320 tokens).
+    `target` is `final` (the number) or `rationale` (the worked solution, then `#### number`). Nulls are T5's tokenizer,
+    and 16 or 320 tokens of target.
     Hub: openai/gsm8k at a commit seen in several public pins.
     """
     if target not in formats.GSM8K_TARGETS:
@@ -62,10 +63,11 @@ def gsm8k(
     files = {name: f"main/{name}-00000-of-00001.parquet" for name in counts}
     hub = Hub(repo="openai/gsm8k", revision="e53f048856ff4f594e959d75785d2c2d37b678ee", files=files, rows=counts)
     corpus = Corpus(name="gsm8k", path=path, folder=folder, splits=splits, local_rows=counts, hub=hub, rows=rows)
-    to_item = formats.GSM8K_TARGETS[target]
+    usual = _gsm8k_nulls({"target": target})
     return _dataset(
-        corpus, to_item, "number", load_tokenizer(tokenizer), vocab_size, max_source_length, max_target_length
-    )
+        corpus, formats.GSM8K_TARGETS[target], "number", load_tokenizer(tokenizer or usual["tokenizer"]),
+        vocab_size or usual["vocab_size"], max_source_length, max_target_length or usual["max_target_length"],
+    )  # fmt: skip
 
 
 def logiqa(
