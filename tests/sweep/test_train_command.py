@@ -52,7 +52,7 @@ def _nothing_written(folder):
         (["seed=-1"], "seed must be 0 to"),
         (["hardware.num_threads=100000"], "hardware.num_threads must be 1 to 1024"),
         (["model.num_slots=[64"], "cannot read `model.num_slots=[64`"),
-        (["~model"], "choose an option of the group, as model=NAME"),
+        (["~model"], "removes what every run needs: choose an option, as model=NAME"),
         (
             ["model.connection=denze"],
             "must be one of dense, core, diag, scalar, linear, got 'denze': did you mean dense?",
