@@ -50,47 +50,50 @@ def in_pieces(
 ) -> Batch:
     """What a model reads and predicts, from a collated batch and the tokens behind which latents stand.
 
-    `bare_B` names samples without latents behind the prompt.
-
-    Gives index (B,), labels (B, T), at (B, T): the place that predicts each token, among all places read, latents
-    included; and for each piece c text_c (B, P_c), real_c (B, P_c) and, behind an insertion, inserts_c (B,).
+    `bare_B` names samples without latents behind the prompt. Gives index (B,), labels (B, T), at (B, T): the place that
+    predicts each token, among all places read, latents included; and for each piece c text_c (B, P_c), real_c (B, P_c)
+    and, behind an insertion, inserts_c (B,).
     """
     labels_BT = batch["labels"].numpy()
-    prompt_BS, prompt_len_B = batch["source"].numpy(), batch["source_mask"].numpy().sum(1)
+    prompt_len_B = batch["source_mask"].numpy().sum(1)
     num_rows, longest = labels_BT.shape
-    length_B = (labels_BT != IGNORED).sum(1)
+    real_BT = np.arange(longest) < (labels_BT != IGNORED).sum(1)[:, None]
     # the piece of every token: how many insertions stand before it
     piece_BT = prompt_insertions + np.concatenate([np.zeros((num_rows, 1), int), cuts_BT[:, :-1].cumsum(1)], axis=1)
-    real_BT = np.arange(longest) < length_B[:, None]
-    fed_BT = real_BT & (np.arange(longest) < length_B[:, None] - 1)  # the end is predicted and never read
-    num_pieces = 1 + prompt_insertions + int(cuts_BT.sum(1).max(initial=0))
     made: dict[str, np.ndarray] = {"index": batch["index"].numpy(), "labels": labels_BT}
-    at_BT = np.zeros((num_rows, longest), dtype=np.int64)
-    offset = 0
-    for piece in range(num_pieces):
-        head_B = prompt_len_B if piece == 0 else np.zeros(num_rows, int)
-        latents = 0 if piece == 0 else prompt_len if piece <= prompt_insertions else inference_len
+    at_BT, offset = np.zeros((num_rows, longest), dtype=np.int64), 0
+    for piece in range(1 + prompt_insertions + int(cuts_BT.sum(1).max(initial=0))):
         own_BT = real_BT & (piece_BT == piece)
-        first_B = np.where(own_BT.any(1), own_BT.argmax(1), 0)
-        num_fed_B = (fed_BT & own_BT).sum(1)
-        width = int((head_B + num_fed_B).max(initial=0))
-        text_BP = np.zeros((num_rows, width), dtype=np.int64)
-        for row in range(num_rows):
-            head, fed = head_B[row], num_fed_B[row]
-            text_BP[row, :head] = prompt_BS[row, :head]
-            text_BP[row, head : head + fed] = labels_BT[row, first_B[row] : first_B[row] + fed]
-        made[f"text_{piece}"] = text_BP
-        made[f"real_{piece}"] = np.arange(width) < (head_B + num_fed_B)[:, None]
+        head_B = prompt_len_B if piece == 0 else np.zeros(num_rows, int)
+        text_BP, real_BP, first_B = _piece(batch, own_BT, head_B)
+        made[f"text_{piece}"], made[f"real_{piece}"] = text_BP, real_BP
         if piece:
+            offset += prompt_len if piece <= prompt_insertions else inference_len
             inserts_B = own_BT.any(1) | (piece < prompt_insertions)
             made[f"inserts_{piece}"] = inserts_B if bare_B is None or piece > prompt_insertions else inserts_B & ~bare_B
         inside_BT = np.arange(longest) - first_B[:, None]
-        at_BT = np.where(own_BT, offset + latents + head_B[:, None] + inside_BT - 1, at_BT)
-        offset += latents + width
+        at_BT = np.where(own_BT, offset + head_B[:, None] + inside_BT - 1, at_BT)
+        offset += text_BP.shape[1]
     if bare_B is not None and prompt_insertions:
         at_BT[bare_B, 0] = prompt_len_B[bare_B] - 1
     made["at"] = at_BT
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in made.items()}
+
+
+def _piece(batch: Batch, own_BT: np.ndarray, head_B: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is read of one piece: the first `head_B` tokens of the prompts and the piece's own tokens of the answers.
+
+    Returns ids and which are real, both (B, P), and the first own token (B,). A last token is predicted, never read.
+    """
+    labels_BT, prompt_BS = batch["labels"].numpy(), batch["source"].numpy()
+    is_last_BT = np.arange(own_BT.shape[1]) == (labels_BT != IGNORED).sum(1)[:, None] - 1
+    first_B = np.where(own_BT.any(1), own_BT.argmax(1), 0)
+    num_fed_B = (own_BT & ~is_last_BT).sum(1)
+    text_BP = np.zeros((len(own_BT), int((head_B + num_fed_B).max(initial=0))), dtype=np.int64)
+    for row, (head, first, fed) in enumerate(zip(head_B, first_B, num_fed_B, strict=True)):
+        text_BP[row, :head] = prompt_BS[row, :head]
+        text_BP[row, head : head + fed] = labels_BT[row, first : first + fed]
+    return text_BP, np.arange(text_BP.shape[1]) < (head_B + num_fed_B)[:, None], first_B
 
 
 def empty_pieces(num_samples: int, target_length: int, widths: Sequence[int]) -> Batch:

@@ -45,6 +45,7 @@ DEFAULT_TARGETS = {
     ("bart", False): ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
 }
 """Every linear layer of the blocks, by architecture and whether its feed-forward is gated."""
+_NO_ARGUMENTS = ("self", "__class__")
 ARGUMENTS = "rtx_lab.json"
 """What an exported folder says of its model besides transformers' own config.json."""
 
@@ -115,8 +116,7 @@ class PretrainedSeq2Seq(nn.Module):
         quantize: str = "none",
     ) -> None:
         super().__init__()
-        given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        self.arguments = given = completed(given)
+        self.arguments = given = completed({key: value for key, value in locals().items() if key not in _NO_ARGUMENTS})
         self.pad_id, self.eos_id, self.decoder_start_id = pad_id, eos_id, decoder_start_id
         self.refuses_fp16 = architecture != "bart"
         self.adapted = lora_rank is not None
