@@ -107,6 +107,7 @@ def test_freezing_replaces_linear_layers_and_nothing_else():
     assert kinds == ["FrozenLinear", "LayerNorm", "Embedding", "FrozenLinear"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("storage", KEPT)
 def test_qlora_learns_with_evaluations_in_between_and_goes_on_after_a_load(kind, storage, tmp_path):

@@ -27,6 +27,7 @@ def _weights(run):
     return files
 
 
+@pytest.mark.slow
 def test_a_warm_job_computes_what_a_fresh_process_does(command, tmp_path):
     two_threads = ("hardware.num_threads=2", "hardware.num_workers=1", "budget.steps=4")
     code, text = command(*LOCAL, *TINY, *two_threads, "seed=1,2")

@@ -99,6 +99,7 @@ def test_run_anyway_survives_a_kill(command, tmp_path):
     assert not (run.path / "earlier").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 0)])
 def test_a_signal_saves_and_the_same_command_ends_as_if_undisturbed(tmp_path, signum, code):
     long = [sys.executable, str(ROOT / "train.py"), *TINY, "budget.steps=120", "budget.eval_every=1000"]
