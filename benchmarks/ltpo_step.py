@@ -118,6 +118,22 @@ def show(seconds: dict[str, float], rows: int) -> dict[str, float]:
     return gains
 
 
+def judge(gains: dict[str, float], many: str, quick: bool) -> None:
+    """Say which bars are reached."""
+    for name, bar in (("cached", ALONE), (many, BATCHED)):
+        reached = "not judged" if quick else "reached" if gains[name] >= bar else "NOT reached"
+        print(f"{name}, with the gradient: {gains[name]:.1f}x; bar {bar}x: {reached}")
+
+
+def describe(sizes: dict[str, int], layers: int) -> None:
+    """Say what is measured where."""
+    import transformers
+
+    print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
+    print(f"transformers {transformers.__version__}")
+    print(f"{sizes}, {layers} layers, float32; {PREFIX} tokens read, {NUM_LATENTS} latents")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny shape, one repeat; nothing is judged by its time")
@@ -126,11 +142,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="texts of the batch")
     options = parser.parse_args()
     sizes, layers = (QUICK, 2) if options.quick else (SHAPE, options.layers)
-    import transformers
-
-    print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
-    print(f"transformers {transformers.__version__}")
-    print(f"{sizes}, {layers} layers, float32; {PREFIX} tokens read, {NUM_LATENTS} latents")
+    describe(sizes, layers)
     model = build(sizes, layers)
     ids_NS = torch.randint(sizes["vocab_size"], (options.rows, PREFIX), generator=torch.Generator().manual_seed(1))
     stream, m_NKD = read(model, ids_NS)
@@ -153,11 +165,7 @@ def main() -> None:
     gains = show(seconds, options.rows)
     print("by the clock, whatever else the machine was doing:")
     show(clock, options.rows)
-    for name, bar in (("cached", ALONE), (many, BATCHED)):
-        reached = "reached" if gains[name] >= bar else "NOT reached"
-        print(
-            f"{name}, with the gradient: {gains[name]:.1f}x; bar {bar}x: {'not judged' if options.quick else reached}"
-        )
+    judge(gains, many, options.quick)
     reference = seconds["whole: gradient"]
     alone, batched = reference / seconds["cached: forward"], reference / seconds[f"{many}: forward"] * options.rows
     print(f"estimators that need no gradient, against the whole text with it: {alone:.1f}x; {many}: {batched:.1f}x")

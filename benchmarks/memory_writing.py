@@ -108,6 +108,17 @@ def timed(function: Any, *arguments: Any) -> tuple[float, Any]:
     return time.perf_counter() - start, found
 
 
+def compare(sizes: dict[str, int], context: str, rows: int, num_tokens: int, rounds: int) -> tuple[float, float, bool]:
+    """Median seconds of reading again and of caches, in turn, and whether both wrote the same tokens."""
+    model, ends = build(sizes, context), ends_of(sizes["vocab_size"])
+    given = torch.randint(sizes["vocab_size"], (rows, PROMPT), generator=torch.Generator().manual_seed(1)), ends
+    for way in (cached, again):  # to warm up
+        way(model, *given, 4)
+    seen = [(timed(again, model, *given, num_tokens), timed(cached, model, *given, num_tokens)) for _ in range(rounds)]
+    slow, fast = (statistics.median(each[side][0] for each in seen) for side in (0, 1))
+    return slow, fast, all(old[1] == new[1] for old, new in seen)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the tiny shape, 20 tokens; nothing is judged")
@@ -131,17 +142,7 @@ def main() -> None:
             continue
         sizes = sizes | {"n_layers": options.layers} if large else sizes
         for context in options.context[: 1 if large else None]:
-            model, ends = build(sizes, context), ends_of(sizes["vocab_size"])
-            generator = torch.Generator().manual_seed(1)
-            given = torch.randint(sizes["vocab_size"], (options.rows, PROMPT), generator=generator), ends
-            for way in (cached, again):  # to warm up
-                way(model, *given, 4)
-            rounds = [
-                (timed(again, model, *given, num_tokens), timed(cached, model, *given, num_tokens))
-                for _ in range(1 if large else repeats)
-            ]
-            slow, fast = (statistics.median(each[side][0] for each in rounds) for side in (0, 1))
-            same = all(old[1] == new[1] for old, new in rounds)
+            slow, fast, same = compare(sizes, context, options.rows, num_tokens, 1 if large else repeats)
             judged = "not judged" if options.quick else "reached" if slow / fast >= BAR else "NOT reached"
             print(
                 f"| {name}, {sizes['n_layers']} layers | {context} | {slow:.2f} | {fast:.2f} | "

@@ -95,10 +95,3 @@ def input_digests(settled: Settled, dataset: Any) -> dict[str, str]:
         if place is not None:
             found[key] = recovery.content_digest(Path(place))
     return found
-
-
-def unreadable(settled: Settled) -> str | None:
-    """Why the files of a run's own folder cannot be opened, as far as its data set can tell without encoding them."""
-    dataset = bind(settled.run.dataset)()
-    told = (getattr(source, "problem", None) for source in getattr(dataset, "sources", {}).values())
-    return next((found for problem in told if problem is not None and (found := problem())), None)

@@ -257,7 +257,7 @@ def _final_evaluation(parts: Parts, directory: RunDir, stop: StopSignal, events:
             directory.write_predictions(public)
             for name, value in parts.task.maps(parts.model).items():
                 write_text(directory.path / f"{name}.json", json.dumps(value) + "\n")
-    name = judged_by({"monitor": parts.task.monitor})
+    name = judged_by(parts.task.monitor)
     value, low, high = (metrics.get(f"{name}{end}") for end in ("", "_low", "_high"))
     if value is not None:
         interval = "" if low is None or high is None else f" (95 % interval {low:.4f} to {high:.4f})"

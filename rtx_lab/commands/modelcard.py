@@ -12,8 +12,6 @@ from rtx_lab.core.judged import judged_by
 GROUPS = ("model", "dataset", "optim")
 RERUN = "python -m rtx_lab.commands.rerun THIS_FOLDER/config.yaml NEW_FOLDER"
 SHOWN = ("accuracy", "exact_match", "f1", "loss", "avg_reasoning_steps", "early_termination_rate", "n")
-
-
 _TRANSFORMERS = (
     "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
     'model = AutoModelForSeq2SeqLM.from_pretrained("THIS_FOLDER")',
@@ -24,20 +22,12 @@ _TRANSFORMERS = (
 def write_card(config: dict[str, Any], result: dict[str, Any], name: str) -> str:
     """Return the model card as Markdown; `config` is the run's settled configuration, `result` its result.json."""
     model, dataset = _target(config, "model"), _target(config, "dataset")
-    plain = "d_kv" in (config.get("model") or {})  # what plain transformers loads: T5, mT5 and BART
-    library = "transformers" if plain else "rtx_lab"
-    lines = [
-        "---",
-        "license: apache-2.0",
-        f"library_name: {library}",
-        f"tags: [rtx_lab, {model}, {dataset}]",
-        "---",
-        "",
-    ]
+    plain = model == "PretrainedSeq2Seq"  # what plain transformers loads: T5, mT5 and BART
+    library, tags = "transformers" if plain else "rtx_lab", f"tags: [rtx_lab, {model}, {dataset}]"
+    lines = ["---", "license: apache-2.0", f"library_name: {library}", tags, "---", ""]
     lines += [f"# {name}", "", f"`{model}` trained on `{dataset}`, status {result.get('status', 'unknown')}.", ""]
     lines += _results(result)
-    use = 'python -m rtx_lab infer THIS_FOLDER --text "..."'
-    lines += ["## Use", "", "```", use, "```", ""]
+    lines += ["## Use", "", "```", 'python -m rtx_lab infer THIS_FOLDER --text "..."', "```", ""]
     if plain:
         lines += ["Plain transformers loads it as well:", "", "```python", *_TRANSFORMERS, "```", ""]
     lines += ["## How it was made", "", "```", command(config), "```", "", "All settings, as in config.yaml:", ""]
@@ -55,7 +45,7 @@ def _results(result: dict[str, Any]) -> list[str]:
     rows = [
         f"| {split} {key} | {_number(value)} | {_interval(metrics, f'{split}/{key}')} |"
         for split in ("test", "validation")
-        for key in dict.fromkeys((judged_by(result).partition("/")[2], *SHOWN, *_rouge(metrics)))
+        for key in dict.fromkeys((judged_by(result.get("monitor")).partition("/")[2], *SHOWN, *_rouge(metrics)))
         if (value := metrics.get(f"{split}/{key}")) is not None
     ]
     if not rows:

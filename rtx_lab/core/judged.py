@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
 
-
-def judged_by(result: Mapping[str, Any]) -> str:
-    """The metric of the test split that a result is judged by: the twin of what its task monitors."""
-    return f"test/{str(result.get('monitor') or 'validation/accuracy').partition('/')[2]}"
+def judged_by(monitor: str | None) -> str:
+    """The metric of the test split that a run is judged by: the twin of what its task monitors."""
+    return f"test/{(monitor or 'validation/accuracy').partition('/')[2]}"

@@ -167,6 +167,6 @@ def _price(job: Any) -> None:
 
 
 def _headline(result: dict[str, Any]) -> str:
-    name = judged_by(result)
+    name = judged_by(result.get("monitor"))
     value = (result.get("metrics") or {}).get(name)
     return f"{name} {value:.4f}" if isinstance(value, float) else "no test metric"

@@ -76,19 +76,14 @@ def print_reasons(jobs: Sequence[Job]) -> None:
 
 def print_unreadable(jobs: Sequence[Job]) -> None:
     """Which data of one's own cannot be opened here: a plan prices them all the same, and a run would be refused."""
-    from rtx_lab.core.errors import RunError, UsageError
-    from rtx_lab.preflight import unreadable
+    from rtx_lab.pricing.data import shape_of
     from rtx_lab.sweep.tables import open_console, print_line
 
-    found: dict[str, None] = {}
-    for job in {str(job.settled.run.dataset): job for job in jobs}.values():
-        try:
-            problem = unreadable(job.settled)
-        except (RunError, UsageError) as error:
-            problem = str(error)
-        if problem:
-            found[problem] = None
-    for problem in found:
+    priced = {str(job.settled.run.dataset): job.settled.run for job in jobs if job.price is not None}
+    # as they were priced: over a tokenizer without words, since a plan asks no hub
+    sources = [getattr(shape_of(run).dataset, "sources", {}).values() for run in priced.values()]
+    told = [next(filter(None, (one.problem() for one in some if hasattr(one, "problem"))), None) for some in sources]
+    for problem in dict.fromkeys(filter(None, told)):
         print_line(open_console(), f"data not readable here, so a run would be refused: {problem}")
 
 

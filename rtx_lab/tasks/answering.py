@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ from rtx_lab.models.latent_memory import Reading
 from rtx_lab.nn.cross_entropy import linear_cross_entropy, token_nll
 from rtx_lab.nn.hashing import scramble
 from rtx_lab.nn.masking import CHOICES, hashed_uniform
-from rtx_lab.tasks.solver import WATCH, Solver, Way, Writing, seeds
+from rtx_lab.tasks.solver import REFUSES, Solver, Way, Writing, seeds
+from rtx_lab.tasks.summarise import WATCH
 
 
 class TuneTask:
@@ -41,10 +42,7 @@ class TuneTask:
     """
 
     watched = WATCH
-    refuses: ClassVar[dict[str, str]] = {
-        "budget.micro_tokens": "give budget.micro_batch",
-        "budget.gradient_checkpointing": "keys and values are kept for what is read next; lower budget.micro_batch",
-    }
+    refuses = REFUSES
 
     def __init__(
         self,
@@ -66,14 +64,9 @@ class TuneTask:
             raise UsageError(f"task.points must be one of {', '.join(POINTS)}, got {points!r}")
         way = Way(insert=insert, insert_share=insert_share, latents=latents)
         self.solver = Solver(
-            dataset=dataset,
-            cut=cut,
-            generation=generation,
-            ltpo=ltpo,
-            way=way,
-            template=template,
+            dataset=dataset, cut=cut, generation=generation, ltpo=ltpo, way=way, template=template,
             calculator=calculator,
-        )
+        )  # fmt: skip
         self.cut, self.way, self.part, self.points, self.splits = cut, way, part, points, tuple(splits)
         self.monitor, self.mode = ("validation/loss", "min") if part else ("validation/accuracy", "max")
 
@@ -100,8 +93,9 @@ class TuneTask:
         most = self._most(model)
         found_BT = sentence_ends(batch, self.solver.delimiters)
         own_B = seeds(batch["index"], self.cut.seed) + (step or 0)
-        draw_BT = hashed_uniform(own_B, found_BT.shape[1]).numpy() if step is not None else None
-        cuts_BT = chosen_ends(found_BT, most["inference"], draw_BT if self.points == "random" else None)
+        draws = step is not None and self.points == "random"
+        draw_BT = hashed_uniform(own_B, found_BT.shape[1]).numpy() if draws else None
+        cuts_BT = chosen_ends(found_BT, most["inference"], draw_BT)
         bare_B = None
         if self.way.insert == "random":  # each insertion by its own draw; column 0 of these stands for the prompt's end
             kept_BT = hashed_uniform(own_B, 1 + found_BT.shape[1], CHOICES).numpy() < self.way.insert_share

@@ -26,10 +26,13 @@ from rtx_lab.inference.latent_writing import write
 from rtx_lab.inference.ltpo import improved
 from rtx_lab.nn.hashing import GOLDEN, scramble
 from rtx_lab.scoring.solutions import answer_lines, judge, summarise
-from rtx_lab.tasks.summarise import watched_rows
+from rtx_lab.tasks.summarise import WATCH, held, watched_rows
 
-WATCH = "watch"
-"""The part of validation that is written while training."""
+REFUSES = {
+    "budget.micro_tokens": "give budget.micro_batch",
+    "budget.gradient_checkpointing": "keys and values are kept for what is read next; lower budget.micro_batch",
+}
+"""Settings that no stage of latent memory can do, and what to do instead."""
 INSERTS = ("never", "prompt", "always", "random", "trigger")
 LATENTS = ("woven", "noise", "learnt")
 
@@ -171,11 +174,6 @@ class Solver:
         if split != "test":
             return {}
         return {"answer_ltpo.json" if self.ltpo.enabled else "answer.json": answer_lines(records)}
-
-
-def held(split: str) -> str:
-    """The split that a watched part belongs to."""
-    return "validation" if split == WATCH else split
 
 
 def seeds(index_B: Tensor, seed: int) -> Tensor:

@@ -87,7 +87,7 @@ class SummariseTask:
 
     def held_out(self, split: str) -> Iterator[Batch]:
         """Every row of a split once, longest first; of `watch` a fixed subset of validation."""
-        opened = self.dataset.split(_held(split))
+        opened = self.dataset.split(held(split))
         rows = watched_rows(len(opened), self.generation.watch_rows) if split == WATCH else None
         beams = 1 if split == WATCH else self.generation.num_beams
         tokens = self.cut.micro_tokens
@@ -96,7 +96,7 @@ class SummariseTask:
 
     def score(self, model: Any, batch: Batch, split: str) -> list[Record]:
         """Write each summary from its dialogue alone, judge it, and measure the likelihood of the reference."""
-        opened = self.dataset.split(_held(split))
+        opened = self.dataset.split(held(split))
         numbers = batch["index"].tolist()
         encoded = model.encode(batch["source"], batch["source_mask"])
         written = self._write(model, encoded, beams=1 if split == WATCH else self.generation.num_beams)
@@ -170,7 +170,7 @@ class SummariseTask:
 
     def num_scored(self, split: str) -> int:
         """Rows of the split, or of the part of validation that is watched."""
-        rows = self.dataset.num_rows(_held(split))
+        rows = self.dataset.num_rows(held(split))
         return min(rows, self.generation.watch_rows) if split == WATCH else rows
 
     def describe(self, step: int) -> list[str]:
@@ -191,7 +191,8 @@ def watched_rows(num_rows: int, wanted: int) -> np.ndarray:
     return np.sort(np.random.Generator(np.random.PCG64(num_rows)).choice(num_rows, wanted, replace=False))
 
 
-def _held(split: str) -> str:
+def held(split: str) -> str:
+    """The split that a watched part belongs to."""
     return "validation" if split == WATCH else split
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +40,8 @@ from rtx_lab.nn import grpo
 from rtx_lab.nn.masking import CHOICES, hashed_uniform
 from rtx_lab.tasks.credit import Crediting, log_odds
 from rtx_lab.tasks.rollouts import Group, Verdicts, evaluating, roll_out
-from rtx_lab.tasks.solver import WATCH, Solver, Way, Writing, seeds
+from rtx_lab.tasks.solver import REFUSES, Solver, Way, Writing, seeds
+from rtx_lab.tasks.summarise import WATCH
 
 
 class TriggerTask:
@@ -55,10 +56,7 @@ class TriggerTask:
     watched = WATCH
     monitor, mode = "validation/accuracy", "max"
     writes_its_data = True  # no loader's workers would make it faster
-    refuses: ClassVar[dict[str, str]] = {
-        "budget.micro_tokens": "give budget.micro_batch",
-        "budget.gradient_checkpointing": "keys and values are kept for what is read next; lower budget.micro_batch",
-    }
+    refuses = REFUSES
 
     def __init__(
         self,
@@ -96,14 +94,9 @@ class TriggerTask:
         )
         way = Way(insert=insert, latents=latents)
         self.solver = Solver(
-            dataset=dataset,
-            cut=cut,
-            generation=generation,
-            ltpo=ltpo,
-            way=way,
-            template=template,
+            dataset=dataset, cut=cut, generation=generation, ltpo=ltpo, way=way, template=template,
             calculator=calculator,
-        )
+        )  # fmt: skip
         self.cut, self.splits, self.prompts_share = cut, tuple(splits), prompts_share
         self.group_size, self.num_iterations = group_size, num_iterations
         self.clip, self.entropy_weight, self.kl_weight = clip, entropy_weight, kl_weight

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from rtx_lab.core.errors import UsageError
 from rtx_lab.core.gradients import step_seed
 from rtx_lab.core.sections import Ltpo
 from rtx_lab.core.types import Batch, Cut, Record
-from rtx_lab.data.batching import NOBODY, cut
+from rtx_lab.data.batching import cut
 from rtx_lab.data.collate import IGNORED, collate
 from rtx_lab.data.insertions import in_pieces
 from rtx_lab.data.loading import StepDataset
@@ -36,9 +36,8 @@ from rtx_lab.inference.latent_writing import write
 from rtx_lab.nn.cross_entropy import linear_cross_entropy
 from rtx_lab.nn.grpo import NORMALISE, group_advantages
 from rtx_lab.nn.hashing import GOLDEN, scramble
-from rtx_lab.scoring.solutions import judge
 from rtx_lab.tasks.answering import TuneTask
-from rtx_lab.tasks.rollouts import evaluating
+from rtx_lab.tasks.rollouts import Verdicts, evaluating
 from rtx_lab.tasks.solver import Solver, Writing, seeds
 
 
@@ -51,7 +50,7 @@ class WeaverGrpoTask:
     watched = TuneTask.watched
     monitor, mode = "validation/accuracy", "max"
     writes_its_data = True  # no loader's workers would make it faster
-    refuses: ClassVar[dict[str, str]] = TuneTask.refuses
+    refuses = TuneTask.refuses
 
     def __init__(
         self,
@@ -125,18 +124,14 @@ class WeaverGrpoTask:
             )  # fmt: skip
         labels_BT, cuts_BT, told = _as_answers(found)
         pairs = zip(prompts["index"].tolist(), told, strict=True)
-        reward_B = torch.tensor([self._reward(row, ids, was_cut) for row, (ids, was_cut) in pairs])
+        verdicts = Verdicts(solver, self.steps.split, by_actions=False)
+        reward_B = torch.tensor([float(verdicts.of(row, (), ids, was_cut)) for row, (ids, was_cut) in pairs])
         batch = {**prompts, "labels": labels_BT}
         pieces = in_pieces(
             batch, cuts_BT, prompt_insertions=model.max_insertions["prompt"] if model.prompt_latents else 0,
             prompt_len=model.prompt_latents, inference_len=model.inference_latents,
         )  # fmt: skip
         return pieces | {"reward": reward_B, "advantage": self._advantages(reward_B)}
-
-    def _reward(self, row: int, ids: list[int], was_cut: bool) -> float:
-        if row == NOBODY or was_cut:
-            return 0.0
-        return float(judge(self.solver.text(ids), self.steps.split.record(row)["gold"])["correct"])
 
     def _advantages(self, reward_B: Tensor) -> Tensor:
         groups = reward_B.view(-1, self.group_size)

@@ -16,7 +16,7 @@ from rtx_lab.data.delimiters import decision_points
 from rtx_lab.data.generated import arithmetic
 from rtx_lab.models.latent_memory import CONTEXTS, LatentMemory
 from rtx_lab.tasks.answering import TuneTask
-from rtx_lab.tasks.solver import WATCH
+from rtx_lab.tasks.summarise import WATCH
 
 CUT = Cut(seed=3, global_batch=8, micro_batch=8, eval_batch=7)
 ROWS = range(6)
