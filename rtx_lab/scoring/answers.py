@@ -28,6 +28,9 @@ _TOKEN = re.compile(
     r"(?:\s(?P<scale>thousand|million|billion)\b)?"
 )
 _DECIMAL = re.compile(r"(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?|\.[0-9]+")
+_HEADING = re.compile(
+    r"[*_\s]*(?:(?:step|part|solution|explanation|calculation)s?\b|[0-9]+[.):]\s+[A-Za-z])", re.IGNORECASE
+)
 _SCALES = {None: 1, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _ANSWER = re.compile(r"\banswer\b(?:\s+(?:is|was|equals|to\s+\w+\s+is))?\s*[:=]?\s*", re.IGNORECASE)
 _ARTICLES = frozenset({"a", "an", "the"})
@@ -93,6 +96,12 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
+def marked_answer(text: str) -> str | None:
+    """Return the line behind the last '####' that begins no heading ('#### Step 3: ...'), or None without one."""
+    lines = (part.strip().partition("\n")[0] for part in reversed(text.split("####")[1:]))
+    return next((line for line in lines if not _HEADING.match(line)), None)
+
+
 def parse_number(text: str) -> Fraction | None:
     """Return the one number of a short answer ('$1,200.50', '-5 kg', '3/4', '50%'), or None.
 
@@ -107,12 +116,13 @@ def parse_number(text: str) -> Fraction | None:
 def extract_number(text: str) -> Fraction | None:
     r"""Return the final number of a solution, or None.
 
-    Looked for in this order: after the last '####', in the last ``\boxed{}``, in the sentence after the last
-    'answer is' / 'answer:', else the last number of the text. A marker that is followed by nothing readable gives
-    None: a solution that announces an answer is judged by it alone.
+    Looked for in this order: after the last '####' (`marked_answer`), in the last ``\boxed{}``, in the sentence after
+    the last 'answer is' / 'answer:', else the last number of the text. A marker that is followed by nothing readable
+    gives None: a solution that announces an answer is judged by it alone.
     """
-    if "####" in text:
-        return parse_number(text.rpartition("####")[2].strip().partition("\n")[0])
+    marked = marked_answer(text)
+    if marked is not None:
+        return parse_number(marked)
     if "\\boxed" in text:
         boxed = last_boxed(text)
         return None if boxed is None else parse_number(boxed)

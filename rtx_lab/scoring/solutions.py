@@ -14,12 +14,11 @@ from statistics import fmean
 from typing import Any
 
 from rtx_lab.scoring import summary
-from rtx_lab.scoring.answers import extract_number, numbers_equal, parse_number
+from rtx_lab.scoring.answers import extract_number, marked_answer, numbers_equal, parse_number
 from rtx_lab.scoring.intervals import wilson_interval
 
 Record = dict[str, Any]
 Metrics = dict[str, float | int | None]
-MARKS = ("####", "\\boxed")
 MEANS = {
     "latents_per_answer": "num_latents",
     "tokens_per_answer": "num_tokens",
@@ -37,7 +36,7 @@ def judge(text: str, gold: str) -> dict[str, bool]:
     an unreadable `gold`.
     """
     correct = numbers_equal(extract_number(text), parse_number(gold))
-    return {"correct": correct, "correct_strict": correct and any(mark in text for mark in MARKS)}
+    return {"correct": correct, "correct_strict": correct and ("\\boxed" in text or marked_answer(text) is not None)}
 
 
 def summarise(records: Sequence[Record]) -> Metrics:

@@ -108,6 +108,10 @@ SOLUTIONS = [
     ("there are 9\n#### nothing", None),
     ("there are 9\n#### 3 or 4", None),
     ("#### 5 + 3 = 8", F(8)),
+    ("#### 18\n#### Step 2: check it with 3", F(18)),  # a heading of Markdown
+    ("#### **Step 1:** add 3\n#### 2. Multiply by 4\nThe answer is 18.", F(18)),
+    ("#### 3. Add 4\n#### Part 2\nso it is 7", F(7)),
+    ("#### 2.5", F(5, 2)),
     (r"so \boxed{42}", F(42)),
     (r"so \boxed{\frac{3}{4}} of 8", F(3, 4)),
     (r"\boxed{1} then \boxed{2}", F(2)),

@@ -24,6 +24,8 @@ from rtx_lab.scoring.solutions import answer_lines, judge, summarise
         ("#### 3,00", "300", False, False),
         ("#### <<500*2=1000>>1000", "1000", True, True),
         ("#### 9\nno: #### 8", "8", True, True),
+        ("#### Step 1: add\n3 + 5 = 8", "8", True, False),
+        ("#### Step 1: add\n3 + 5 = \\boxed{8}", "8", True, True),
         ("#### 8\nQuestion: more\n#### 9", "8", False, False),
         ("The answer is 8. ####", "8", False, False),
         ("so \\boxed{8}", "8", True, True),
