@@ -218,7 +218,7 @@ def _train(
 
 def _describe(settled: Settled, parts: Parts, outcome: Outcome) -> dict[str, Any]:
     """What a result says of training, whichever way it ended."""
-    if outcome.data_wait > PATIENT_SHARE and not getattr(parts.task, "writes_its_data", False):
+    if outcome.data_wait > PATIENT_SHARE and not hasattr(parts.task, "rehearse_data"):
         log.warning(
             "%.0f %% of the time went into waiting for data: raise hardware.num_workers (now %d)",
             100 * outcome.data_wait,

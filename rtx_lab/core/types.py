@@ -33,7 +33,11 @@ class Cut:
 
 
 class Task(Protocol):
-    """What a batch means. The loop, the evaluation and the composition root know nothing else of a task."""
+    """What a batch means. The loop, the evaluation and the composition root know nothing else of a task.
+
+    A task that writes what it learns from has `rehearse_data(model, num_samples)` as well: what writing a micro-batch
+    computes, for pricing. No loader's workers make it faster.
+    """
 
     monitor: str
     """The metric that early stopping, best checkpoint and searches use, as `validation/accuracy`."""

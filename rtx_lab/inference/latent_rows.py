@@ -17,6 +17,8 @@ from rtx_lab.models.latent_memory import Reading
 
 UNDECIDED = -1
 """What stands in `action_BJ` behind a row's last decision."""
+NUM_TRACED = 5
+"""What is known of a search; see `Written.traced_B5`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Source(Protocol):
     """Where latents come from."""
 
     def __call__(self, model: Any, reading: Reading, kind: str, seed_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (N, K, D) for rows that insert, and what is to be known of them (N, 4): see `Written.traced_B4`."""
+        """Latents (N, K, D) for rows that insert, and what is to be known of them (N, 5): see `Written.traced_B5`."""
         ...
 
 
@@ -85,8 +87,8 @@ class Written:
     """The trigger's state at each decision, where it was asked for."""
     latents_B: Tensor
     """Latents that the answer was given."""
-    traced_B4: Tensor
-    """Summed over insertions: first reward, best reward, relative movement, steps of a search over latents."""
+    traced_B5: Tensor
+    """Summed over searches for better latents: first reward, best reward, relative movement, steps; and how many."""
 
 
 @dataclass(slots=True)
@@ -140,5 +142,5 @@ def gathered(done: list[Rows], pad_id: int) -> Written:
     return Written(
         owner_B=every("owner"), weight_B=every("weight"), token_BT=shown.masked_fill(beyond, pad_id),
         length_B=length_B, cut_B=every("cut"), action_BJ=every("action"), place_BJ=every("place"), state_BJD=state,
-        latents_B=every("latents"), traced_B4=every("traced"),
+        latents_B=every("latents"), traced_B5=every("traced"),
     )  # fmt: skip

@@ -14,7 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtx_lab.inference.latent_rows import UNDECIDED, Choose, Decision, Ends, Limits, Rows, Source, Written, gathered
+from rtx_lab.inference.latent_rows import (
+    NUM_TRACED,
+    UNDECIDED,
+    Choose,
+    Decision,
+    Ends,
+    Limits,
+    Rows,
+    Source,
+    Written,
+    gathered,
+)
 from rtx_lab.nn.hashing import GOLDEN, scramble
 from rtx_lab.nn.masking import CHOICES, hashed_uniform
 
@@ -93,7 +104,7 @@ def _opened(
         num_decided=none_B, num_inserted=none_B, action=torch.full((num_rows, most), UNDECIDED, device=device),
         place=torch.zeros(num_rows, most, dtype=torch.int64, device=device),
         state=hidden_BSD.new_zeros(num_rows, most, width) if keep_states else None, latents=none_B,
-        traced=torch.zeros(num_rows, 4, device=device), finished=false_B, cut=false_B,
+        traced=torch.zeros(num_rows, NUM_TRACED, device=device), finished=false_B, cut=false_B,
     )  # fmt: skip
 
 
@@ -110,14 +121,14 @@ def _behind_prompt(model: Any, rows: Rows, choose: Choose, source: Source) -> Ro
     chosen = inserts_B.nonzero()[:, 0]
     if not len(chosen):
         return rows
-    latents_NKD, traced_N4 = source(model, rows.reading.select(chosen), "prompt", rows.seed[chosen])
+    latents_NKD, traced_N5 = source(model, rows.reading.select(chosen), "prompt", rows.seed[chosen])
     x_BKD = latents_NKD.new_zeros(len(rows), length, latents_NKD.shape[2])
     x_BKD[chosen] = latents_NKD
     real_BK = inserts_B[:, None].expand(-1, length)
     hidden_BKD = model.read(rows.reading, x_BKD, real_BK, torch.zeros_like(real_BK))
     rows.hidden = torch.where(inserts_B[:, None], hidden_BKD[:, -1], rows.hidden)
     rows.latents = rows.latents + length * inserts_B
-    rows.traced = rows.traced.index_add(0, chosen, traced_N4.to(rows.traced))
+    rows.traced = rows.traced.index_add(0, chosen, traced_N5.to(rows.traced))
     return rows
 
 
@@ -184,13 +195,13 @@ def _queue(model: Any, rows: Rows, inserts_B: Tensor, source: Source) -> None:
     chosen = inserts_B.nonzero()[:, 0]
     if not len(chosen):
         return
-    latents_NKD, traced_N4 = source(model, rows.reading.select(chosen), "inference", rows.seed[chosen])
+    latents_NKD, traced_N5 = source(model, rows.reading.select(chosen), "inference", rows.seed[chosen])
     rows.queue = rows.queue.index_copy(0, chosen, latents_NKD.to(rows.queue))
     rows.queued = torch.where(inserts_B, model.inference_latents, rows.queued)
     rows.queue_place = torch.where(inserts_B, 0, rows.queue_place)
     rows.num_inserted = rows.num_inserted + inserts_B
     rows.latents = rows.latents + model.inference_latents * inserts_B
-    rows.traced = rows.traced.index_add(0, chosen, traced_N4.to(rows.traced))
+    rows.traced = rows.traced.index_add(0, chosen, traced_N5.to(rows.traced))
 
 
 def _pick(model: Any, rows: Rows, picks_B: Tensor, limits: Limits) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from rtx_lab.inference.latent_rows import NUM_TRACED
 from rtx_lab.models.latent_memory import Reading
 from rtx_lab.nn.masking import hashed_normal
 
@@ -17,7 +17,7 @@ from rtx_lab.nn.masking import hashed_normal
 def woven(model: Any, reading: Reading, kind: str, seed_N: Tensor) -> tuple[Tensor, Tensor]:
     """What the weaver makes of the text so far."""
     latents_NKD = model.weave(reading, kind)
-    return latents_NKD, latents_NKD.new_zeros(len(seed_N), 4)
+    return latents_NKD, _not_searched(latents_NKD)
 
 
 def noise(model: Any, reading: Reading, kind: str, seed_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,13 +26,14 @@ def noise(model: Any, reading: Reading, kind: str, seed_N: Tensor) -> tuple[Tens
     place_N = reading.reader.real_BL.sum(1)
     drawn = hashed_normal(seed_N * 1_000_003 + place_N, woven_NKD[0].numel()).view_as(woven_NKD)
     norm_NK1 = woven_NKD.norm(dim=-1, keepdim=True)
-    return (drawn / drawn.norm(dim=-1, keepdim=True) * norm_NK1).to(woven_NKD), woven_NKD.new_zeros(len(seed_N), 4)
+    return (drawn / drawn.norm(dim=-1, keepdim=True) * norm_NK1).to(woven_NKD), _not_searched(woven_NKD)
 
 
 def learnt(model: Any, reading: Reading, kind: str, seed_N: Tensor) -> tuple[Tensor, Tensor]:
     """The same learnt embeddings for every text (prompt tuning): behind the prompt alone."""
     del reading, kind
-    return model.learnt.expand(len(seed_N), -1, -1), torch.zeros(len(seed_N), 4, device=model.learnt.device)
+    learnt_NKD = model.learnt.expand(len(seed_N), -1, -1)
+    return learnt_NKD, _not_searched(learnt_NKD)
 
 
 def drawn_latents(model: Any, kind: str, seed_N: Tensor) -> Tensor:
@@ -40,3 +41,7 @@ def drawn_latents(model: Any, kind: str, seed_N: Tensor) -> Tensor:
     shape = len(seed_N), *model.queries[kind].shape
     drawn = hashed_normal(seed_N, shape[1] * shape[2]).view(shape)
     return drawn / drawn.norm(dim=-1, keepdim=True) * (model.size * model.gain.detach().norm())
+
+
+def _not_searched(latents_NKD: Tensor) -> Tensor:
+    return latents_NKD.new_zeros(len(latents_NKD), NUM_TRACED)

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtx_lab.core.repeats import repeated
 from rtx_lab.core.sections import Ltpo
 from rtx_lab.inference.confidence import Objective, objective_of
 from rtx_lab.inference.latent_rows import Source
@@ -61,17 +62,26 @@ def climb(model: Any, stream: Stream, x_RKD: Tensor, objective: Objective) -> tu
 
 def improved(settings: Ltpo) -> Source:
     """Woven latents that are then improved, and per row: reward of the woven ones, best reward, how far the best is
-    from the woven ones as a share of their norm, steps taken. Behind sentences they stay as woven, untold, where only
-    those behind the prompt are to be improved."""
+    from the woven ones as a share of their norm, steps taken, and 1 for this search. Behind sentences they stay as
+    woven, with zeros, where only those behind the prompt are to be improved."""
 
     @torch.no_grad()
     def source(model: Any, reading: Reading, kind: str, seed_N: Tensor) -> tuple[Tensor, Tensor]:
-        latents_NKD, nothing_N4 = woven(model, reading, kind, seed_N)
+        latents_NKD, nothing_N5 = woven(model, reading, kind, seed_N)
         if settings.where == "prompt" and kind != "prompt":
-            return latents_NKD, nothing_N4
+            return latents_NKD, nothing_N5
         return search(settings, model, reading.reader, latents_NKD, seed_N)
 
     return source
+
+
+def rehearse(settings: Ltpo, model: Any, stream: Stream, start_NKD: Tensor) -> None:
+    """Read what `search` reads in its steps, once for all of them, without a choice that depends on what is read."""
+    row_N = torch.arange(len(start_NKD), device=start_NKD.device)
+    x_NSKD = start_NKD[:, None].repeat(1, settings.num_candidates, 1, 1)
+    read = _climbed if _has_slope(settings) and settings.max_steps else _scored
+    with repeated(max(1, settings.max_steps)):
+        read(model, stream, row_N, x_NSKD, objective_of(settings))
 
 
 @dataclass(slots=True)
@@ -105,18 +115,17 @@ def _begun(unit: Tensor, stream: Stream, start_NKD: Tensor, seed_N: Tensor) -> _
 def search(
     settings: Ltpo, model: Any, stream: Stream, start_NKD: Tensor, seed_N: Tensor
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The best latents (N, K, D) that were scored, `start_NKD` first of all, and what `improved` tells of them (N, 4).
+    """The best latents (N, K, D) that were scored, `start_NKD` first of all, and what `improved` tells of them (N, 5).
 
     A row that has reached the threshold, or waited `patience` steps for a better reward, is read no more. Draws depend
     on a row's seed, on how many places it has read and on the step: a row in a batch gets what it gets alone.
     """
     objective, now = objective_of(settings), _begun(model.size, stream, start_NKD, seed_N)
     first_N, live_N = now.reward_N, torch.arange(len(seed_N), device=seed_N.device)
-    has_slope = settings.estimator == "autograd" and settings.control != "best_of"
     for step in range(settings.max_steps + 1):  # step 0 scores what was woven
         noise_NSKD = drawn(settings, now.origin_N[live_N], step, start_NKD) * now.unit
         x_NSKD = _within(settings, now.center_NKD[live_N, None] + noise_NSKD, start_NKD[live_N, None])
-        if has_slope and step < settings.max_steps:
+        if _has_slope(settings) and step < settings.max_steps:
             reward_NS, uphill_NKD = _climbed(model, stream, live_N, x_NSKD, objective)
         else:
             reward_NS = _scored(model, stream, live_N, x_NSKD, objective)
@@ -130,7 +139,8 @@ def search(
         if settings.control != "best_of":
             _move(settings, now, live_N, uphill_NKD, step)
     far_N = (_norm(now.best_NKD - start_NKD) / _norm(start_NKD).clamp_min(LEAST_NORM))[:, 0, 0]
-    return now.best_NKD, torch.stack([first_N, now.reward_N, far_N, now.steps_N.to(far_N)], dim=1)
+    told = first_N, now.reward_N, far_N, now.steps_N.to(far_N), torch.ones_like(far_N)
+    return now.best_NKD, torch.stack(told, dim=1)
 
 
 def drawn(settings: Ltpo, origin_N: Tensor, step: int, like_NKD: Tensor) -> Tensor:
@@ -154,6 +164,10 @@ def drawn(settings: Ltpo, origin_N: Tensor, step: int, like_NKD: Tensor) -> Tens
             return torch.cat([nothing_N1KD, normal(settings.num_candidates - 1)], dim=1)
         case _:
             return normal(settings.num_candidates)
+
+
+def _has_slope(settings: Ltpo) -> bool:
+    return settings.estimator == "autograd" and settings.control != "best_of"
 
 
 def sigma_at(settings: Ltpo, step: int) -> float:

@@ -57,6 +57,12 @@ class Reading:
         trigger = None if self.trigger is None else self.trigger.select(index)
         return Reading(self.reader.select(index), weaver, trigger, self.state_BD[index])
 
+    def lengthen(self, places: int) -> None:
+        """Stand as if every part had read so many more places; for prices."""
+        for stream in (self.reader, self.weaver, self.trigger):
+            if stream is not None:
+                stream.lengthen(places)
+
 
 class LatentMemory(nn.Module):
     """A causal language model with weaver, trigger, learnt prompt and reader's adapters; see the module.

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(slots=True)
@@ -37,6 +38,12 @@ class Stream:
                 layer.keys, layer.values = layer.keys[index], layer.values[index]
         chosen.real_BL = self.real_BL[index]
         return chosen
+
+    def lengthen(self, places: int) -> None:
+        """Stand as if so many more places had been read; for prices, since nothing was."""
+        for layer in self.cache.layers:
+            layer.keys, layer.values = (F.pad(read, (0, 0, 0, places)) for read in (layer.keys, layer.values))
+        self.real_BL = F.pad(self.real_BL, (0, places), value=True)
 
 
 def begin(num_rows: int, device: torch.device) -> Stream:

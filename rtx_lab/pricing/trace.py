@@ -24,7 +24,7 @@ from rtx_lab.core.components import bind
 from rtx_lab.core.live_bytes import LiveBytes
 from rtx_lab.core.partition import rounded
 from rtx_lab.core.schema import RunConfig
-from rtx_lab.core.types import Batch, Cut, Task
+from rtx_lab.core.types import Cut, Task
 from rtx_lab.models.counts import count_weights
 from rtx_lab.pricing import shelf
 from rtx_lab.pricing.cuda_rules import CudaRules
@@ -218,7 +218,7 @@ def _trace(run: RunConfig, dataset: Dataset, samples: int) -> Trace:
     states = _states(run, model)
     model.gradient_checkpointing = run.budget.gradient_checkpointing
     with fake, _rules(run):
-        training = _train(run, model, task, task.example_batch(model, samples), pieces) if states.gradients else _Part()
+        training = _train(run, model, task, samples, pieces) if states.gradients else _Part()
         scoring = _score(run, model, task, scored_together(run, dataset, samples))
     activations = max(0, training.peak - states.gradients)
     moved = 2 * states.weights + 4 * states.gradients + 2 * states.optimizer
@@ -243,19 +243,21 @@ def task_of(run: RunConfig, dataset: Dataset, samples: int) -> Task:
     return make_task(run, dataset, cut)
 
 
-def _train(run: RunConfig, model: nn.Module, task: Task, batch: Batch, pieces: int) -> _Part:
+def _train(run: RunConfig, model: nn.Module, task: Task, samples: int, pieces: int) -> _Part:
     """Forward and backward of a micro-batch; of a later one, where the gradients of earlier ones are there already."""
     model.train()
-    before = 0
+    batch, before = task.example_batch(model, samples), 0
     if pieces > 1:
         for param in model.parameters():
             param.grad = torch.empty_like(param) if param.requires_grad else None
         before = _bytes(param.grad for param in model.parameters() if param.grad is not None)
     # a GPU gets the micro-batches of a step one by one; on a CPU they are all there
     before += _bytes(batch.values()) * (1 if run.hardware.device == "cuda" else pieces)
-    work = Work()
+    work, rehearse_data = Work(), getattr(task, "rehearse_data", None)
     with _live(run, work) as live:
         with _autocast(run):
+            if rehearse_data is not None:
+                rehearse_data(model, samples)
             loss, _ = task.loss(model, batch)
         _backward(loss)
     for param in model.parameters():

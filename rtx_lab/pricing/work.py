@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from rtx_lab.core.repeats import times
+
 
 @dataclass(frozen=True, slots=True)
 class Operators:
@@ -23,6 +25,7 @@ class Operators:
 
 class Work:
     """Counts operators; its `observe` is told of each by `core.live_bytes.LiveBytes`. Views are free.
+    What is done within `core.repeats.repeated` counts as often as it says.
 
     FLOPs follow the formulas of torch.utils.flop_counter (2 per multiply-add; only products and attention count), with
     those of attention extended to the CPU's kernel. Bytes are the tensors that an operator reads and writes, each once.
@@ -33,12 +36,13 @@ class Work:
 
     def observe(self, func: Any, tensors: list[Tensor], args: Any, kwargs: Any, out: Any) -> None:
         """Count one operator."""
-        if not func.is_view:
+        count = times()
+        if count and not func.is_view:
             formula = _FORMULAS.get(func._overloadpacket)
             flops = formula(*args, **kwargs, out_val=out) if formula else 0
             # an expanded tensor is read from the few bytes that it stands on
             moved = sum(min(tensor.nbytes, tensor.untyped_storage().nbytes()) for tensor in tensors)
-            self._seen[flops, moved] += 1
+            self._seen[flops, moved] += count
 
     def operators(self) -> tuple[Operators, ...]:
         """What was counted so far, equal costs together."""

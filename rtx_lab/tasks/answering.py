@@ -90,7 +90,7 @@ class TuneTask:
 
     def _in_pieces(self, model: Any, batch: Batch, step: int | None) -> Batch:
         """The pieces of a collated batch; `step` None takes the first ends of sentences."""
-        most = self._most(model)
+        most = self.way.most(model)
         found_BT = sentence_ends(batch, self.solver.delimiters)
         own_B = seeds(batch["index"], self.cut.seed) + (step or 0)
         draws = step is not None and self.points == "random"
@@ -104,15 +104,6 @@ class TuneTask:
             batch, cuts_BT, prompt_insertions=most["prompt"], prompt_len=model.prompt_latents,
             inference_len=model.inference_latents, bare_B=bare_B,
         )  # fmt: skip
-
-    def _most(self, model: Any) -> dict[str, int]:
-        """How many insertions a text has at most in training, by kind."""
-        most = {"prompt": 0, "inference": 0}
-        if self.way.insert != "never" and model.prompt_latents:
-            most["prompt"] = model.max_insertions["prompt"]
-        if self.way.insert not in ("never", "prompt") and self.way.latents != "learnt" and model.inference_latents:
-            most["inference"] = model.max_insertions["inference"]
-        return most
 
     def weight(self, batch: Batch) -> Tensor:
         """Tokens of the answers, their ends included."""
@@ -151,7 +142,7 @@ class TuneTask:
         return hidden_BLD.gather(1, at_BTD)
 
     def _latents(self, model: Any, reading: Reading, batch: Batch, piece: int) -> Tensor:
-        kind = "prompt" if piece <= self._most(model)["prompt"] else "inference"
+        kind = "prompt" if piece <= self.way.most(model)["prompt"] else "inference"
         if self.way.latents == "learnt":
             return model.learnt.expand(len(batch["index"]), -1, -1)
         if self.way.latents == "noise":
@@ -203,7 +194,7 @@ class TuneTask:
 
     def example_batch(self, model: Any, micro_batch: int) -> Batch:
         """Empty tensors of the longest prompt and answer, with every insertion there can be, evenly apart."""
-        dataset, most = self.solver.dataset, self._most(model)
+        dataset, most = self.solver.dataset, self.way.most(model)
         answer = dataset.max_target_length - 1
         parts = most["inference"] + 1
         spread = [answer * (part + 1) // parts - answer * part // parts for part in range(parts)]
@@ -213,9 +204,11 @@ class TuneTask:
         return empty_pieces(micro_batch, dataset.max_target_length, widths)
 
     def rehearse(self, model: Any, num_samples: int) -> None:
-        """Read the longest prompts and answers with all latents, as writing does place by place."""
-        pieces = self.example_batch(model, num_samples)
-        token_nll(self.states(model, pieces)[:, -1:], model.output_weight, pieces["labels"][:, -1:])
+        """Write the longest answers; where a part learns, read the longest references."""
+        self.solver.rehearse(model, num_samples)
+        if self.part is not None:
+            pieces = self.example_batch(model, num_samples)
+            token_nll(self.states(model, pieces), model.output_weight, pieces["labels"])
 
     def num_scored(self, split: str) -> int:
         """Rows of the split, or of the part of validation that is watched."""

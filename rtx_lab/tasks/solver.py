@@ -11,19 +11,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from rtx_lab.core.errors import UsageError
+from rtx_lab.core.repeats import repeated
 from rtx_lab.core.sections import Ltpo
 from rtx_lab.core.types import Batch, Cut, Record
 from rtx_lab.data.delimiters import find_delimiters
 from rtx_lab.data.loading import held_out_batches
 from rtx_lab.data.prompts import before_stop, prompt_frame, prompted, stop_ids, stop_texts
 from rtx_lab.data.text import Split, TextDataset
-from rtx_lab.inference import choices, latents
+from rtx_lab.inference import choices, latents, ltpo
 from rtx_lab.inference.latent_rows import Choose, Limits, Source, Written
 from rtx_lab.inference.latent_writing import write
-from rtx_lab.inference.ltpo import improved
+from rtx_lab.models.latent_memory import Reading
 from rtx_lab.nn.hashing import GOLDEN, scramble
 from rtx_lab.scoring.solutions import answer_lines, judge, summarise
 from rtx_lab.tasks.summarise import WATCH, held, watched_rows
@@ -74,10 +76,19 @@ class Way:
             return choices.at_random(self.insert_share)
         return choices.by_trigger if self.insert == "trigger" else choices.always
 
-    def source(self, ltpo: Ltpo) -> Source:
+    def most(self, model: Any) -> dict[str, int]:
+        """How many insertions a text has at most, by kind."""
+        most = {"prompt": 0, "inference": 0}
+        if self.insert != "never" and model.prompt_latents:
+            most["prompt"] = model.max_insertions["prompt"]
+        if self.insert not in ("never", "prompt") and self.latents != "learnt" and model.inference_latents:
+            most["inference"] = model.max_insertions["inference"]
+        return most
+
+    def source(self, settings: Ltpo) -> Source:
         """Where latents come from."""
-        if self.latents == "woven" and ltpo.enabled:
-            return improved(ltpo)
+        if self.latents == "woven" and settings.enabled:
+            return ltpo.improved(settings)
         return {"woven": latents.woven, "noise": latents.noise, "learnt": latents.learnt}[self.latents]
 
 
@@ -135,6 +146,35 @@ class Solver:
             in_answer=way.insert != "prompt" and way.latents != "learnt", decides=way.insert == "trigger",
         )  # fmt: skip
 
+    @torch.no_grad()
+    def rehearse(self, model: Any, num_rows: int) -> None:
+        """Read the longest prompts and weave behind them; then, at the end of the longest answers, weave and read a
+        place. Each counts as often as writing comes to it."""
+        most = self.way.most(model)
+        reading = model.begin(num_rows, weaves=self.way.insert != "never", decides=self.way.insert == "trigger")
+        ids_BS = torch.zeros(num_rows, min(self.dataset.max_source_length, model.max_seq_len), dtype=torch.int64)
+        real_BS = torch.ones_like(ids_BS, dtype=torch.bool)
+        model.read(reading, model.embed(ids_BS), real_BS)
+        self._rehearse_insertions(model, reading, "prompt", most["prompt"])
+        num_latents = most["prompt"] * model.prompt_latents + most["inference"] * model.inference_latents
+        places = max(1, min(self.limits.max_new_tokens + num_latents, model.max_seq_len - ids_BS.shape[1]))
+        reading.lengthen(places - 1)
+        self._rehearse_insertions(model, reading, "inference", most["inference"])
+        with repeated(places):
+            model.logits(model.read(reading, model.embed(ids_BS[:, :1]), real_BS[:, :1])[:, -1])
+        reading.select(torch.arange(-(-3 * num_rows // 4)))  # finished rows leave
+
+    def _rehearse_insertions(self, model: Any, reading: Reading, kind: str, count: int) -> None:
+        if not count:
+            return
+        reading = reading.select(torch.arange(len(reading.state_BD)))  # those that insert, all of them at worst
+        if self.way.latents == "learnt":
+            return
+        with repeated(count):
+            woven_NKD = model.weave(reading, kind)
+            if self.way.latents == "woven" and self.ltpo.enabled and (kind == "prompt" or self.ltpo.where == "all"):
+                ltpo.rehearse(self.ltpo, model, reading.reader, woven_NKD)
+
     def prompt(self, question: str) -> str:
         """A question as the model reads it."""
         before, after = prompt_frame(self.dataset.tokenizer, self.template)
@@ -159,10 +199,10 @@ class Solver:
             "num_latents": int(written.latents_B[place]), "seconds": share_s,
             "difficulty": row["difficulty"], "family": row["family"],
         }  # fmt: skip
-        inserted = len(record["inserted_at"])
-        if not self.ltpo.enabled or not inserted:
+        *summed, num_searches = written.traced_B5[place].tolist()
+        if not num_searches:
             return record
-        first, best, moved, steps = (written.traced_B4[place] / inserted).tolist()
+        first, best, moved, steps = (value / num_searches for value in summed)
         return record | {"ltpo_first": first, "ltpo_best": best, "ltpo_moved": moved, "ltpo_steps": steps}
 
     def summarise(self, records: list[Record]) -> dict[str, Any]:

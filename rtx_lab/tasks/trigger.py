@@ -17,7 +17,6 @@ Shapes: P prompts, R distinct writings of a prompt, J decisions, T tokens, D wid
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -55,7 +54,6 @@ class TriggerTask:
 
     watched = WATCH
     monitor, mode = "validation/accuracy", "max"
-    writes_its_data = True  # no loader's workers would make it faster
     refuses = REFUSES
 
     def __init__(
@@ -217,26 +215,13 @@ class TriggerTask:
         return batch | {"text": text, "real": torch.ones_like(text, dtype=torch.bool), "at": batch["action"].clone()}
 
     def rehearse(self, model: Any, num_samples: int) -> None:
-        """Read the longest prompts and answers with all latents, or as many as a micro-batch of groups has writings."""
-        num_rows = max(num_samples, self.cut.micro_batch * self.group_size)
-        most, device = model.max_insertions, model.learnt.device
-        spans = [("prompt", 0)] * most["prompt"] * bool(model.prompt_latents)
-        parts = most["inference"] * bool(model.inference_latents)
-        answer = self.solver.limits.max_new_tokens
-        ends = [answer * part // (parts + 1) for part in range(1, parts + 2)]
-        spans += [("inference", end - begin) for begin, end in itertools.pairwise(ends)]
-        reading = model.begin(num_rows, weaves=True, decides=True)
+        """Write the longest answers."""
+        self.solver.rehearse(model, num_samples)
 
-        def read(x_BTD: Tensor) -> Tensor:
-            return model.read(reading, x_BTD, torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=device))
-
-        ids = torch.zeros(num_rows, self.solver.dataset.max_source_length + ends[0], dtype=torch.int64, device=device)
-        hidden_BTD = read(model.embed(ids))
-        for kind, length in spans:
-            x_BLD = model.embed(ids.new_zeros(num_rows, length))
-            latents_BKD = model.weave(reading, kind)
-            hidden_BTD = read(torch.cat([latents_BKD.to(x_BLD), x_BLD], dim=1))
-        model.logits(hidden_BTD[:, -1])
+    def rehearse_data(self, model: Any, num_samples: int) -> None:
+        """Write the groups of a micro-batch, all writings apart."""
+        with evaluating(model):
+            self.solver.rehearse(model, num_samples * self.group_size)
 
     def num_scored(self, split: str) -> int:
         """Rows of the split, or of the part of validation that is watched."""

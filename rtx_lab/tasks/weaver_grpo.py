@@ -49,7 +49,6 @@ class WeaverGrpoTask:
 
     watched = TuneTask.watched
     monitor, mode = "validation/accuracy", "max"
-    writes_its_data = True  # no loader's workers would make it faster
     refuses = TuneTask.refuses
 
     def __init__(
@@ -182,8 +181,13 @@ class WeaverGrpoTask:
         return batch | {name: torch.zeros(micro_batch * self.group_size) for name in ("reward", "advantage")}
 
     def rehearse(self, model: Any, num_samples: int) -> None:
-        """Read the longest prompts and answers with all latents."""
+        """What `TuneTask.rehearse` does."""
         self.tuned.rehearse(model, num_samples)
+
+    def rehearse_data(self, model: Any, num_samples: int) -> None:
+        """Write the groups of a micro-batch."""
+        with evaluating(model):
+            self.solver.rehearse(model, num_samples * self.group_size)
 
     def num_scored(self, split: str) -> int:
         """Rows of the split, or of the part of validation that is watched."""

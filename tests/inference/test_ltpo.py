@@ -93,7 +93,7 @@ def test_a_batch_finds_what_each_text_finds_by_full_forwards(model, read, how, o
         assert len(seen) == 1 + how.max_steps * how.num_candidates
         torch.testing.assert_close(found[row], best, rtol=1e-7, atol=1e-9)
         moved = float((best - start[row]).norm() / start[row].norm())
-        wanted = [seen[0], float(value), moved, how.max_steps]
+        wanted = [seen[0], float(value), moved, how.max_steps, 1]
         assert traced[row].tolist() == pytest.approx(wanted, rel=1e-7, abs=1e-9)
 
 
@@ -163,7 +163,8 @@ def test_no_step_leaves_what_was_woven(model, read):
     assert torch.equal(latents, woven_of(model, read))
     with torch.no_grad():
         wanted = score(model, read.reading.reader, latents, objective_of(settings()))
-    assert torch.equal(traced, torch.stack([wanted, wanted, 0 * wanted, 0 * wanted], dim=1))
+    none, one = torch.zeros_like(wanted), torch.ones_like(wanted)
+    assert torch.equal(traced, torch.stack([wanted, wanted, none, none, one], dim=1))
 
 
 def test_latents_behind_sentences_stay_as_woven_where_the_prompts_alone_are_improved(model, read):

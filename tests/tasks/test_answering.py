@@ -14,8 +14,10 @@ from rtx_lab.core.types import Cut
 from rtx_lab.data.collate import collate
 from rtx_lab.data.delimiters import decision_points
 from rtx_lab.data.generated import arithmetic
+from rtx_lab.inference.ltpo import search
 from rtx_lab.models.latent_memory import CONTEXTS, LatentMemory
 from rtx_lab.tasks.answering import TuneTask
+from rtx_lab.tasks.solver import seeds
 from rtx_lab.tasks.summarise import WATCH
 
 CUT = Cut(seed=3, global_batch=8, micro_batch=8, eval_batch=7)
@@ -36,9 +38,9 @@ def model_of(dataset, **changes):
     return small(**(sizes | changes))
 
 
-def task_of(dataset, cut=CUT, max_new_tokens=6, temperature=0.0, **settings):
+def task_of(dataset, cut=CUT, max_new_tokens=6, temperature=0.0, ltpo=None, **settings):
     writing = Generation(max_new_tokens=max_new_tokens, watch_rows=5, temperature=temperature)
-    return TuneTask(dataset=dataset, cut=cut, generation=writing, ltpo=Ltpo(), **settings)
+    return TuneTask(dataset=dataset, cut=cut, generation=writing, ltpo=ltpo or Ltpo(), **settings)
 
 
 def pieces_of(task, model, rows=ROWS, step=None):
@@ -208,6 +210,34 @@ def test_records_say_where_latents_went(dataset):
             assert record["num_latents"] == 3 * (0 in inserted) + 2 * sum(place > 0 for place in inserted)
             assert all(place < record["num_tokens"] for place in inserted)
         assert any(record["num_latents"] for record in records) == (settings["insert"] != "never")
+
+
+@pytest.mark.parametrize("where", ["all", "prompt"])
+def test_searches_are_told_as_means_over_those_that_were_made(dataset, monkeypatch, where):
+    model = model_of(dataset, max_prompt_aug_num=2)
+    task = task_of(dataset, max_new_tokens=30, ltpo=Ltpo(enabled=True, max_steps=2, where=where))
+    made, plain = [], search
+
+    def recorded(settings, model, stream, start_NKD, seed_N):
+        latents_NKD, told_N5 = plain(settings, model, stream, start_NKD, seed_N)
+        made.extend(zip(seed_N.tolist(), told_N5.tolist(), strict=True))
+        return latents_NKD, told_N5
+
+    monkeypatch.setattr("rtx_lab.inference.ltpo.search", recorded)
+    rows = range(8)
+    batch = collate(task.solver.dataset.split("test"), rows)
+    records = task.score(model, batch, "test")
+    own = dict(zip(seeds(batch["index"], CUT.seed).tolist(), records, strict=True))
+    counts = []
+    for seed, record in own.items():
+        told = [values[:4] for of, values in made if of == seed]
+        means = [sum(each) / len(told) for each in zip(*told, strict=True)]
+        found = [record[f"ltpo_{name}"] for name in ("first", "best", "moved", "steps")]
+        assert found == pytest.approx(means, rel=1e-5)
+        counts.append(len(told) - 2)
+        assert counts[-1] == (0 if where == "prompt" else sum(place > 0 for place in record["inserted_at"]))
+    assert any(record["inserted_at"][1:] for record in records)
+    assert any(counts) == (where == "all")
 
 
 def test_tracing_needs_no_values(dataset):
