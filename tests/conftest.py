@@ -1,6 +1,7 @@
 """Every test: the slow twins importable, a cache and a working directory of its own, no network."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent / "reference")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_configure():
+    """What starts tests in the background may have SIGINT ignored, which every process of theirs would inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -23,3 +23,11 @@ def command(tmp_path, monkeypatch, capfd):
         return end.value.code, out + err
 
     return call
+
+
+@pytest.fixture
+def no_report(request, monkeypatch):
+    """The report at the end of every command has tests of its own, and takes longer than small studies: slow tests
+    write it."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr("rtx_lab.report.build.write_report", lambda folder: folder / "report")

@@ -29,10 +29,7 @@ SMALL = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _no_report(monkeypatch):
-    """The report at the end of every command has tests of its own, and takes longer than these searches."""
-    monkeypatch.setattr("rtx_lab.report.build.write_report", lambda folder: folder / "report")
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 def _study(folder, name=None):

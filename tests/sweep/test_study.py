@@ -20,6 +20,7 @@ SMALL = (
 
 
 PHASES = ("smoke", "nd_ratio", "all")
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 def _results(phase):
