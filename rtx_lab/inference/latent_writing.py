@@ -121,6 +121,7 @@ def _behind_prompt(model: Any, rows: Rows, choose: Choose, source: Source) -> Ro
     chosen = inserts_B.nonzero()[:, 0]
     if not len(chosen):
         return rows
+    model.catch_up(rows.reading)
     latents_NKD, traced_N5 = source(model, rows.reading.select(chosen), "prompt", rows.seed[chosen])
     x_BKD = latents_NKD.new_zeros(len(rows), length, latents_NKD.shape[2])
     x_BKD[chosen] = latents_NKD
@@ -195,6 +196,7 @@ def _queue(model: Any, rows: Rows, inserts_B: Tensor, source: Source) -> None:
     chosen = inserts_B.nonzero()[:, 0]
     if not len(chosen):
         return
+    model.catch_up(rows.reading)
     latents_NKD, traced_N5 = source(model, rows.reading.select(chosen), "inference", rows.seed[chosen])
     rows.queue = rows.queue.index_copy(0, chosen, latents_NKD.to(rows.queue))
     rows.queued = torch.where(inserts_B, model.inference_latents, rows.queued)

@@ -50,18 +50,31 @@ class Reading:
     trigger: Stream | None
     state_BD: Tensor
     """What the trigger judges: the last hidden state of its role at each row's last text."""
+    waiting: list[tuple[Tensor, Tensor]]
+    """What a weaver that reads by itself has not read yet, embeddings (B, T, D) and which are real (B, T)."""
 
     def select(self, index: Tensor) -> Reading:
         """The rows `index`, in that order; rows may be repeated."""
         weaver = None if self.weaver is None else self.weaver.select(index)
         trigger = None if self.trigger is None else self.trigger.select(index)
-        return Reading(self.reader.select(index), weaver, trigger, self.state_BD[index])
+        waiting = [(x_BTD[index], real_BT[index]) for x_BTD, real_BT in self.joined()]
+        return Reading(self.reader.select(index), weaver, trigger, self.state_BD[index], waiting)
+
+    def joined(self) -> list[tuple[Tensor, Tensor]]:
+        """What the weaver has not read yet in one piece; none where it has read all."""
+        if not self.waiting:
+            return []
+        x_BTD, real_BT = (torch.cat(parts, dim=1) for parts in zip(*self.waiting, strict=True))
+        return [(x_BTD, real_BT)]
 
     def lengthen(self, places: int) -> None:
         """Stand as if every part had read so many more places; for prices."""
-        for stream in (self.reader, self.weaver, self.trigger):
+        for stream in (self.reader, self.trigger):
             if stream is not None:
                 stream.lengthen(places)
+        if self.weaver is not None:
+            x_BTD = self.state_BD.new_zeros(len(self.state_BD), places, self.state_BD.shape[1])
+            self.waiting.append((x_BTD, torch.ones_like(x_BTD[..., 0], dtype=torch.bool)))
 
 
 class LatentMemory(nn.Module):
@@ -213,19 +226,20 @@ class LatentMemory(nn.Module):
             latent_stream.begin(num_rows, device) if own_weaver else None,
             latent_stream.begin(num_rows, device) if own_trigger else None,
             self.learnt.new_zeros(num_rows, self.learnt.shape[1]),
+            [],
         )
 
     def read(self, reading: Reading, x_BTD: Tensor, real_BT: Tensor, text_BT: Tensor | None = None) -> Tensor:
         """Let every part read T more places; return the reader's hidden states (B, T, D).
 
+        A weaver that reads by itself does so when it is asked: behind the last latents it reads nothing.
+
         `text_BT` says which of the real places are text; without it all are. A trigger of its own sees text alone.
         """
         with self.role.play(self.reader_role):
             hidden_BTD = latent_stream.read(self.network.model, reading.reader, x_BTD, real_BT)
-        if reading.weaver is not None and self.to_weaver is not None:
-            seen = x_BTD if self.weaver_context == "embeds" else hidden_BTD
-            with self.role.play("weaver"):
-                latent_stream.read(self.network.model, reading.weaver, self.to_weaver(seen), real_BT)
+        if reading.weaver is not None:
+            reading.waiting.append((x_BTD if self.weaver_context == "embeds" else hidden_BTD, real_BT))
         judged, told_BT = hidden_BTD, real_BT if text_BT is None else real_BT & text_BT
         if reading.trigger is not None:
             with self.role.play("trigger"):
@@ -233,8 +247,18 @@ class LatentMemory(nn.Module):
         reading.state_BD = _last(judged, told_BT, reading.state_BD)
         return hidden_BTD
 
+    def catch_up(self, reading: Reading) -> None:
+        """Let a weaver that reads by itself read what it has not read yet; before rows are chosen that insert."""
+        if reading.weaver is None or self.to_weaver is None:
+            return
+        for x_BTD, real_BT in reading.joined():
+            with self.role.play("weaver"):
+                latent_stream.read(self.network.model, reading.weaver, self.to_weaver(x_BTD), real_BT)
+        reading.waiting.clear()
+
     def weave(self, reading: Reading, kind: str) -> Tensor:
         """Latents (B, K, D) for what was read so far; nothing is added to it."""
+        self.catch_up(reading)
         source = reading.reader if reading.weaver is None else reading.weaver
         x_BKD = self.queries[kind].expand(len(source.real_BL), -1, -1)
         real_BK = torch.ones(x_BKD.shape[:2], dtype=torch.bool, device=x_BKD.device)

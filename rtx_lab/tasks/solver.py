@@ -167,6 +167,7 @@ class Solver:
     def _rehearse_insertions(self, model: Any, reading: Reading, kind: str, count: int) -> None:
         if not count:
             return
+        model.catch_up(reading)
         reading = reading.select(torch.arange(len(reading.state_BD)))  # those that insert, all of them at worst
         if self.way.latents == "learnt":
             return
