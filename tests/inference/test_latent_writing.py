@@ -10,6 +10,7 @@ from small_latent_memory import STOPS, VOCAB, every_third, in_double, limits_of,
 
 from rtx_lab.inference import choices, latents
 from rtx_lab.inference.latent_writing import write
+from rtx_lab.models import latent_stream
 from rtx_lab.models.latent_memory import CONTEXTS, TRIGGERS
 
 LENGTHS, SEEDS = (9, 4, 12, 6, 1), torch.tensor([5, 6, 7, 8, 9])
@@ -64,6 +65,27 @@ def test_logits_are_those_of_one_pass_over_the_finished_text(monkeypatch, contex
     assert own.shape == wanted.shape == (20 - 1 + found[3] - 3 + 1, VOCAB)  # one for each place that was read
     assert wanted.std() > 0.5
     torch.testing.assert_close(own, wanted, rtol=0, atol=error)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_a_weaver_reads_up_to_its_last_latents_and_never_twice(monkeypatch, context):
+    model = small(weaver_context=context)
+    plain, read = latent_stream.read, {"reader": [], "weaver": []}
+
+    def recorded(body, stream, x_BTD, real_BT):
+        read[model.role.name].append(x_BTD.shape[1])
+        return plain(body, stream, x_BTD, real_BT)
+
+    monkeypatch.setattr(latent_stream, "read", recorded)
+    _, ids_BS, mask_BS = prompts((9,))
+    ((ids, _, places, num_latents, _),) = written(
+        model, ids_BS, mask_BS, SEEDS[:1], limits_of(0.9, stop_ids=()), choices.always
+    )
+    assert len(places) > 2
+    assert (places[-1], num_latents) == (places[2], 3 + 2 + 2)  # the prompt's, and two in the answer
+    assert sum(read["reader"]) == 9 + len(ids) - 1 + num_latents
+    own = 0 if context == "shared_kv" else 9 + 3 + places[1] + 2 + places[2] - places[1]
+    assert sum(read["weaver"]) == own + num_latents  # its queries each time
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
