@@ -89,14 +89,16 @@ def print_unreadable(jobs: Sequence[Job]) -> None:
 
 def _print_split(console: Any, jobs: Sequence[Job], names: Sequence[str]) -> None:
     """The memory of the largest job by kind, where the table had no room for it."""
-    from rtx_lab.pricing.rows import COLUMNS, SPLIT, cells
+    from rtx_lab.pricing.rows import COLUMNS, SPLIT, cells, short
     from rtx_lab.sweep.tables import print_note
 
     priced = [(job.price.peak_bytes, name, job.price) for job, name in zip(jobs, names, strict=True) if job.price]
     if priced:
         _, name, price = max(priced, key=lambda entry: entry[0])
         parts = [f"{column} {cell}" for column, cell in zip(COLUMNS, cells(price), strict=True) if column in SPLIT]
-        print_note(console, f"largest: {name}: {', '.join(parts)} GB")
+        held = price.evaluation - price.weights - price.optimizer
+        scoring = f"; scoring holds {short(held / 1e9, 3)} GB" if price.evaluation > price.training else ""
+        print_note(console, f"largest: {name}: {', '.join(parts)} GB{scoring}")
 
 
 def _title(jobs: Sequence[Job]) -> str:

@@ -135,6 +135,9 @@ def test_a_narrow_terminal_gets_tables_that_fit(command, monkeypatch):
     assert max(map(len, plain.splitlines())) <= 100
     assert "largest: model.num_slots=8: weights" in plain
     assert "fits" in plain
+    assert "scoring holds" not in plain
+    code, text = command(*("-m", *SMALL, "budget.steps=0", "plan=true", "budget.eval_batch=64"))
+    assert "logits 0 GB; scoring holds" in " ".join(text.split()), text
 
 
 def test_a_plan_counts_what_is_left_out_and_sums_every_phase(command):
