@@ -9,6 +9,7 @@ Shapes: B rows, L places read, T places that are read now, D width.
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +49,21 @@ class Stream:
 
 def begin(num_rows: int, device: torch.device) -> Stream:
     """A stream of which nothing has been read."""
+    return Stream(_cache_class()(), torch.zeros(num_rows, 0, dtype=torch.bool, device=device))
+
+
+@functools.cache
+def _cache_class() -> type:
     from transformers import DynamicCache
 
-    return Stream(DynamicCache(), torch.zeros(num_rows, 0, dtype=torch.bool, device=device))
+    class NarrowCache(DynamicCache):
+        """Keeps keys in the type of the values: under autocast, rotation makes float32 keys, and attention would round
+        all of them to bfloat16 again in every step."""
+
+        def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+            return super().update(key_states.to(value_states.dtype), value_states, *args, **kwargs)
+
+    return NarrowCache
 
 
 def read(body: Any, stream: Stream, x_BTD: Tensor, real_BT: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from rtx_lab.core import checkpoint
 from rtx_lab.core.errors import UsageError
 from rtx_lab.inference import choices
+from rtx_lab.models import latent_stream
 from rtx_lab.models.latent_memory import CONTEXTS, PARTS, TRIGGERS, LatentMemory
 
 LENGTHS = (9, 4, 12)
@@ -214,3 +215,19 @@ def test_everything_out_of_range_is_told_at_once():
         small(weaver_context="all", trigger="mlp", lora_rank=0, prompt_latents_len=-1, lora_dropout=1.0)
     for name in ("weaver_context", "trigger", "lora_rank", "prompt_latents_len", "lora_dropout"):
         assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_under_autocast_keys_are_kept_as_attention_reads_them(monkeypatch, context):
+    """Bit for bit what transformers' own cache gives, which keeps float32 keys that attention rounds in every step."""
+    model, seen = small(weaver_context=context), []
+    _, ids_BS, mask_BS = prompts(LENGTHS)
+    for cache in (latent_stream._cache_class(), transformers.DynamicCache):
+        monkeypatch.setattr(latent_stream, "_cache_class", lambda cache=cache: cache)
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            reading, hidden = reading_of(model, ids_BS, mask_BS)
+            latents = model.weave(reading, "prompt")
+            more = model.read(reading, latents, torch.ones_like(latents[..., 0], dtype=torch.bool))
+        seen.append((reading.reader.cache.layers[0].keys.dtype, hidden, latents, more))
+    assert [kind for kind, *_ in seen] == [torch.bfloat16, torch.float32]
+    assert all(torch.equal(*pair) for pair in zip(seen[0][1:], seen[1][1:], strict=True))
