@@ -26,7 +26,7 @@ def range_problems(plain: dict[str, Any]) -> list[str]:
             problems += error.problems
             continue
         if getattr(built, "refuses_fp16", False) and (plain.get("hardware") or {}).get("precision") == "fp16":
-            problems.append("hardware.precision=fp16 overflows in T5 and mT5: use hardware.precision=bf16 (or fp32)")
+            problems.append("hardware.precision=fp16 overflows in this model: use hardware.precision=bf16 (or fp32)")
     return problems
 
 

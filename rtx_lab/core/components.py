@@ -63,6 +63,17 @@ def pairing_problems(task: Mapping[str, Any], dataset: Mapping[str, Any]) -> lis
     ]
 
 
+def model_problems(task: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
+    """Hold the model against the one that a task's target is about: its class attribute `model`, None for any."""
+    needed = getattr(locate(str(task["_target_"])), "model", None)
+    if needed is None or str(model.get("_target_")) == needed:
+        return []
+    name, given = (str(target).rpartition(".")[2] for target in (task["_target_"], model.get("_target_")))
+    return [
+        f"{name} is about a {needed.rpartition('.')[2]}, not a {given}: choose model=memgen_tiny, or another memgen"
+    ]
+
+
 def refused_settings(task: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """Settings that a task's target cannot do: its class attribute `refuses`, {dotted key: what to do instead}."""
     problems = []

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rtx_lab.core.components import (
     check_component,
     locate,
+    model_problems,
     nulls_of,
     pairing_problems,
     refused_settings,
@@ -220,7 +221,7 @@ def _mismatches(plain: dict[str, Any]) -> list[str]:
     """What is wrong between components that are right alone."""
     task, dataset = plain["task"], plain["dataset"]
     pairs = [*_vocabulary_problems(plain), *_tokenizer_problems(plain), *pairing_problems(task, dataset)]
-    return [*pairs, *refused_settings(task, plain)]
+    return [*pairs, *model_problems(task, plain["model"]), *refused_settings(task, plain)]
 
 
 def _tokenizer_problems(plain: dict[str, Any]) -> list[str]:

@@ -31,18 +31,19 @@ def negative_entropy(logits: Tensor) -> Tensor:
 class _NegativeEntropy(torch.autograd.Function):
     """Sum of p log p over the last dimension, with its gradient in few passes over what is the largest tensor here.
 
-    With c the mean of the logits under p, it is c less their logsumexp, and its gradient is p (logits - c).
+    With c the mean of the logits under p, it is c less their logsumexp, and its gradient is p (logits - c). The logits
+    are shifted to a maximum of 0, or large ones would cancel.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
-        top = logits.amax(-1, keepdim=True)
-        p = (logits - top).exp_()
+        logits = logits - logits.amax(-1, keepdim=True)
+        p = logits.exp()
         total = p.sum(-1, keepdim=True)
         p.div_(total)
         mean = torch.linalg.vecdot(p, logits)
         ctx.save_for_backward(logits, p, mean)
-        return mean - (top + total.log()).squeeze(-1)
+        return mean - total.log().squeeze(-1)
 
     @staticmethod
     @once_differentiable

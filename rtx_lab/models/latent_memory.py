@@ -268,8 +268,10 @@ class LatentMemory(nn.Module):
         return F.rms_norm(m_BKD, m_BKD.shape[-1:], eps=1e-6) * self.gain * self.size
 
     def insertion_logit(self, state_BD: Tensor) -> Tensor:
-        """The trigger's log odds (...) of an insertion, from states (..., D)."""
-        return self.trigger_head(state_BD.to(self.trigger_head.weight.dtype)).squeeze(-1)
+        """The trigger's log odds (...) of an insertion, from states (..., D), in full precision: odds of the same state
+        are the same while writing and while learning."""
+        with torch.autocast(state_BD.device.type, enabled=False):
+            return self.trigger_head(state_BD.to(self.trigger_head.weight.dtype)).squeeze(-1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) in float32 or wider, for the few places where one is written."""

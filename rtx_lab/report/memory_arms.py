@@ -14,7 +14,7 @@ from rtx_lab.report.lineage import ARROW
 from rtx_lab.report.runs import is_number
 from rtx_lab.report.settings import title, value_text
 
-TASKS = ("tune_task", "trigger_task")
+TASKS = ("tune_task", "trigger_task", "weaver_grpo_task")
 """The tasks of such a study, as a report spells them."""
 
 BASE, WEAVER, TRIGGER, LTPO = "base", "weaver", "trigger", "ltpo"

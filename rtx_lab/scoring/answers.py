@@ -97,9 +97,12 @@ def last_boxed(text: str) -> str | None:
 
 
 def marked_answer(text: str) -> str | None:
-    """Return the line behind the last '####' that begins no heading ('#### Step 3: ...'), or None without one."""
-    lines = (part.strip().partition("\n")[0] for part in reversed(text.split("####")[1:]))
-    return next((line for line in lines if not _HEADING.match(line)), None)
+    """Return the line behind the last '####' that begins no heading ('#### Step 3: ...'), or None without one.
+
+    A mark with nothing behind it counts only where no other has something.
+    """
+    lines = [part.strip().partition("\n")[0] for part in reversed(text.split("####")[1:])]
+    return next((line for line in lines if line and not _HEADING.match(line)), "" if "" in lines else None)
 
 
 def parse_number(text: str) -> Fraction | None:

@@ -29,7 +29,7 @@ from rtx_lab.models.latent_memory import Reading
 from rtx_lab.nn.cross_entropy import linear_cross_entropy, token_nll
 from rtx_lab.nn.hashing import scramble
 from rtx_lab.nn.masking import CHOICES, hashed_uniform
-from rtx_lab.tasks.solver import REFUSES, Solver, Way, Writing, seeds
+from rtx_lab.tasks.solver import MODEL, REFUSES, Solver, Way, Writing, seeds
 from rtx_lab.tasks.summarise import WATCH
 
 
@@ -42,7 +42,7 @@ class TuneTask:
     """
 
     watched = WATCH
-    refuses = REFUSES
+    model, refuses = MODEL, REFUSES
 
     def __init__(
         self,

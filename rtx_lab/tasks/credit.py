@@ -58,7 +58,7 @@ class Crediting:
         """What the loss needs to know of a prompt's decisions; `flat` has no dimension, the others are (R, J)."""
         action_RJ, weight_R = group.action_RJ, group.weight_R.double()
         reward_R = group.correct_R - self.insertion_cost * (action_RJ == 1).sum(1)
-        logit_RJ = log_odds(model, group.state_RJD)
+        logit_RJ = model.insertion_logit(group.state_RJD)
         decided_RJ = (action_RJ != UNDECIDED) & (group.row != NOBODY)
         if self.credit == "group":
             advantage_R = grpo.group_advantages(reward_R, weight_R, self.normalise)
@@ -76,12 +76,6 @@ class Crediting:
             "reward": reward_R[:, None].expand_as(logit_RJ).to(logit_RJ),
             "weight": weight_RJ.to(logit_RJ),
         }
-
-
-def log_odds(model: Any, state: Tensor) -> Tensor:
-    """The trigger's log odds, in full precision: odds of the same state are the same while writing and learning."""
-    with torch.autocast(state.device.type, enabled=False):
-        return model.insertion_logit(state)
 
 
 def stacked(tensors: Sequence[Tensor]) -> Tensor:

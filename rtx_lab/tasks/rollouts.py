@@ -58,7 +58,7 @@ class Verdicts:
         self._by_text: dict[tuple[int, str], bool] = {}
 
     def of(self, row: int, actions: tuple[int, ...], ids: Sequence[int], cut: bool) -> bool:
-        """Whether this answer is right; one that was cut never is."""
+        """Whether this answer is right; one that was cut before its end never is."""
         if row == NOBODY:
             return False
         key = (row, actions)
@@ -69,7 +69,7 @@ class Verdicts:
         return self._by_actions[key]
 
     def _judged(self, row: int, ids: Sequence[int], cut: bool) -> bool:
-        if cut:
+        if self.solver.is_cut(list(ids), cut):
             return False
         key = (row, self.solver.text(list(ids)))
         if key not in self._by_text:

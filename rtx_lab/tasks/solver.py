@@ -30,6 +30,8 @@ from rtx_lab.nn.hashing import GOLDEN, scramble
 from rtx_lab.scoring.solutions import answer_lines, judge, summarise
 from rtx_lab.tasks.summarise import WATCH, held, watched_rows
 
+MODEL = "rtx_lab.models.latent_memory.LatentMemory"
+"""What all stages of latent memory are about."""
 REFUSES = {
     "budget.micro_tokens": "give budget.micro_batch",
     "budget.gradient_checkpointing": "keys and values are kept for what is read next; lower budget.micro_batch",
@@ -185,12 +187,19 @@ class Solver:
         """The answer that these tokens write, up to where another question begins."""
         return before_stop(self.dataset.tokenizer.decode_answer(ids), self.stops)
 
+    def is_cut(self, ids: list[int], at_limit: bool) -> bool:
+        """Whether a limit cut an answer: not where it is whole and only what follows it was cut."""
+        if not at_limit or not self.stops:
+            return at_limit
+        text = self.dataset.tokenizer.decode_answer(ids)
+        return before_stop(text, self.stops) == text
+
     def _record(
         self, opened: Split, number: int, ids: list[int], written: Written, place: int, share_s: float
     ) -> Record:
         row, text = opened.record(number), self.text(ids)
         action_J, at_J = written.action_BJ[place], written.place_BJ[place]
-        cut = bool(written.cut_B[place])
+        cut = self.is_cut(ids, bool(written.cut_B[place]))
         solution = self.dataset.tokenizer.decode_answer(opened.target(number).tolist())
         judged = {key: right and not cut for key, right in judge(text, row["gold"]).items()}
         record: Record = {

@@ -37,9 +37,9 @@ from rtx_lab.inference.latent_writing import MOST_ASKED
 from rtx_lab.models import latent_stream
 from rtx_lab.nn import grpo
 from rtx_lab.nn.masking import CHOICES, hashed_uniform
-from rtx_lab.tasks.credit import Crediting, log_odds
+from rtx_lab.tasks.credit import Crediting
 from rtx_lab.tasks.rollouts import Group, Verdicts, evaluating, roll_out
-from rtx_lab.tasks.solver import REFUSES, Solver, Way, Writing, seeds
+from rtx_lab.tasks.solver import MODEL, REFUSES, Solver, Way, Writing, seeds
 from rtx_lab.tasks.summarise import WATCH
 
 
@@ -54,7 +54,7 @@ class TriggerTask:
 
     watched = WATCH
     monitor, mode = "validation/accuracy", "max"
-    refuses = REFUSES
+    model, refuses = MODEL, REFUSES
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class TriggerTask:
         """
         weight_PRJ, action_PRJ = batch["weight"], batch["action"]
         with evaluating(model):
-            logit_PRJ = log_odds(model, batch["state"] if "state" in batch else _states(model, batch))
+            logit_PRJ = model.insertion_logit(batch["state"] if "state" in batch else _states(model, batch))
         log_p_PRJ, entropy_PRJ = grpo.log_probability(logit_PRJ, action_PRJ), grpo.entropy(logit_PRJ)
         gain_PRJ, clipped_PRJ = grpo.surrogate(log_p_PRJ, batch["old_log_p"], batch["advantage"], self.clip)
         gain_PRJ = gain_PRJ + self.entropy_weight * entropy_PRJ - self.kl_weight * grpo.even_kl(log_p_PRJ)

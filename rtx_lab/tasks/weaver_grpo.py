@@ -49,7 +49,7 @@ class WeaverGrpoTask:
 
     watched = TuneTask.watched
     monitor, mode = "validation/accuracy", "max"
-    refuses = TuneTask.refuses
+    model, refuses = TuneTask.model, TuneTask.refuses
 
     def __init__(
         self,
@@ -130,7 +130,8 @@ class WeaverGrpoTask:
             batch, cuts_BT, prompt_insertions=model.max_insertions["prompt"] if model.prompt_latents else 0,
             prompt_len=model.prompt_latents, inference_len=model.inference_latents,
         )  # fmt: skip
-        return pieces | {"reward": reward_B, "advantage": self._advantages(reward_B)}
+        advantage_B = self._advantages(reward_B) * _fits(model, prompts, found)
+        return pieces | {"reward": reward_B, "advantage": advantage_B}
 
     def _advantages(self, reward_B: Tensor) -> Tensor:
         groups = reward_B.view(-1, self.group_size)
@@ -147,6 +148,7 @@ class WeaverGrpoTask:
             hidden_BTD = self.tuned.states(model, batch)
         tokens_B = (batch["labels"] != IGNORED).sum(1)
         weight_BT = batch["advantage"][:, None].expand(batch["labels"].shape)
+        hidden_BTD = hidden_BTD / self.temperature  # the policy that wrote
         loss = linear_cross_entropy(hidden_BTD, model.output_weight, batch["labels"], row_weight=weight_BT)
         told = {"reward": batch["reward"], "share_zero_variance": (batch["advantage"] == 0).float()}
         return loss, {name: (value * tokens_B).sum() for name, value in told.items()}
@@ -196,6 +198,13 @@ class WeaverGrpoTask:
     def describe(self, step: int) -> list[str]:
         """The row ids of the prompts of an optimizer step, over all ranks."""
         return self.tuned.describe(step)
+
+
+def _fits(model: Any, prompts: Batch, found: Written) -> Tensor:
+    """1 for texts that were written as they are learnt from (B,): the context had room for prompt and latents."""
+    behind_prompt = model.max_insertions["prompt"] * model.prompt_latents
+    whole_B = prompts["source_mask"].sum(1) + behind_prompt + found.length_B[found.owner_B.argsort()].cpu()
+    return (whole_B <= model.max_seq_len).float()
 
 
 def _as_answers(found: Written) -> tuple[Tensor, np.ndarray, list[tuple[list[int], bool]]]:

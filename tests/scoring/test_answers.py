@@ -112,6 +112,8 @@ SOLUTIONS = [
     ("#### **Step 1:** add 3\n#### 2. Multiply by 4\nThe answer is 18.", F(18)),
     ("#### 3. Add 4\n#### Part 2\nso it is 7", F(7)),
     ("#### 2.5", F(5, 2)),
+    ("#### 18 ####", F(18)),
+    ("#### 18\n####", F(18)),
     (r"so \boxed{42}", F(42)),
     (r"so \boxed{\frac{3}{4}} of 8", F(3, 4)),
     (r"\boxed{1} then \boxed{2}", F(2)),

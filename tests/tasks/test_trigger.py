@@ -19,7 +19,6 @@ from rtx_lab.data.collate import collate
 from rtx_lab.inference import choices
 from rtx_lab.inference.latent_writing import write
 from rtx_lab.inference.latents import woven
-from rtx_lab.tasks.credit import log_odds
 from rtx_lab.tasks.rollouts import Verdicts, roll_out
 from rtx_lab.tasks.solver import seeds
 from rtx_lab.tasks.trigger import _states
@@ -284,4 +283,3 @@ def test_the_trigger_decides_in_evaluations(dataset, model):
     assert {record["row"] for record in records} <= set(range(8))
     rates = [len(record["inserted_at"]) / max(1, len(record["decided_at"])) for record in records]
     assert min(rates) < max(rates)
-    assert log_odds(model, torch.zeros(2, 32, dtype=torch.float64)).shape == (2,)

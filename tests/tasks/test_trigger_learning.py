@@ -4,10 +4,12 @@ import itertools
 
 import pytest
 import torch
-from small_trigger import small_dataset, small_task
+from small_trigger import CUT, small_dataset, small_task
 from torch import nn
 
+from rtx_lab.core.sections import Generation, Ltpo
 from rtx_lab.tasks.rollouts import Group
+from rtx_lab.tasks.trigger import TriggerTask
 
 UPDATES, GROUPS, SIZE, WIDTH = 150, 8, 8, 2
 
@@ -80,3 +82,39 @@ def test_what_an_insertion_costs_makes_it_rarer():
     assert all(more - less > 0.02 for more, less in itertools.pairwise(rates)), rates
     assert 0.4 < rates[0] < 0.6
     assert rates[-1] < 0.3
+
+
+@pytest.mark.parametrize("weights", [{"entropy_weight": 0.3}, {"kl_weight": 0.3, "entropy_weight": 0.0}], ids=str)
+def test_where_nothing_can_be_learnt_odds_are_drawn_towards_even_ones(weights):
+    """Groups whose writings are all as good: what is left are the entropy and the distance to even odds, by hand."""
+    task, model = small_task(small_dataset(), **weights), Coin()
+    torch.nn.init.constant_(model.trigger_head.bias, 1.5)
+    groups = drawn(model, torch.Generator().manual_seed(1), lambda state: 0.0)
+    batch = task.crediting.batch_of(model, groups)
+    loss, _ = task.loss(model, batch)
+    (slope,) = torch.autograd.grad(loss, model.trigger_head.bias)
+    logit = torch.tensor(1.5, requires_grad=True)
+    p = logit.sigmoid()
+    action = torch.cat([group.action_RJ.flatten() for group in groups])
+    count = torch.cat([group.weight_R for group in groups])
+    if "kl_weight" in weights:  # the estimate k3 of the distance to even odds, over the decisions that were taken
+        ratio = torch.where(action == 1, 0.5 / p, 0.5 / (1 - p))
+        wanted = 0.3 * (count * (ratio - ratio.log() - 1)).sum()
+    else:
+        wanted = 0.3 * (count * (p * p.log() + (1 - p) * (1 - p).log())).sum()
+    torch.testing.assert_close(loss.detach(), wanted.detach(), check_dtype=False, rtol=1e-5, atol=1e-6)
+    (by_hand,) = torch.autograd.grad(wanted, logit)
+    torch.testing.assert_close(slope[0], by_hand, check_dtype=False, rtol=1e-4, atol=1e-5)
+    if "kl_weight" not in weights:
+        assert slope[0] > 0  # descent lowers the odds
+
+
+@pytest.mark.parametrize(
+    ("given", "remembers"),
+    [({}, True), ({"memoise": False}, False), ({"latents": "noise"}, False), ({"ltpo": Ltpo(enabled=True)}, False),
+     ({"generation": Generation(max_new_tokens=18, temperature=0.5)}, False)],
+    ids=str,
+)  # fmt: skip
+def test_only_answers_without_chance_are_remembered_by_their_decisions(given, remembers):
+    settings = {"dataset": small_dataset(), "cut": CUT, "generation": Generation(max_new_tokens=18), "ltpo": Ltpo()}
+    assert TriggerTask(**(settings | given)).memoise == remembers
