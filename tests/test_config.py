@@ -56,6 +56,11 @@ def test_a_model_and_a_dataset_that_do_not_fit_are_one_sentence(composed):
         settle(composed("model=rdt_tiny"))
     with pytest.raises(UsageError, match="dataset=stories holds running text, and this model learns from questions"):
         settle(composed("dataset=stories"))
+    for phase in ("weaver_sft", "trigger_grpo", "weaver_grpo"):
+        with pytest.raises(UsageError, match="is about a LatentMemory, not a ConnectionTransformer: choose"):
+            settle(composed(f"phase={phase}", "model=bilinear_tiny", "dataset=arithmetic"))
+    with pytest.raises(UsageError, match="this data has no worked solutions to choose; dataset=gsm8k"):
+        settle(composed("phase=base_eval", "model=memgen_tiny", "dataset=strategyqa"))
 
 
 def test_every_option_of_every_group_composes_and_binds(composed):

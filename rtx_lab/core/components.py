@@ -123,6 +123,8 @@ def check_component(section: str, node: Mapping[str, Any]) -> list[str]:
         if key not in signature.parameters:
             near = difflib.get_close_matches(key, signature.parameters, n=1)
             hint = f": did you mean `{section}.{near[0]}`?" if near else f"; known: {', '.join(signature.parameters)}"
+            if f"{section}.{key}" == "dataset.target":
+                hint = ": this data has no worked solutions to choose; dataset=gsm8k and dataset=arithmetic have them"
             problems.append(f"unknown key `{section}.{key}`{hint}")
         elif key in hints and not _matches(value, hints[key]):
             problems.append(f"{section}.{key} must be {_spell(hints[key])}, got {value!r}")

@@ -36,10 +36,10 @@ def draw_costs(groups: Sequence[Group], numbers: Mapping[int, int], folder: Path
 
 
 def flops(run: Run) -> float | None:
-    """Return the priced FLOPs of an optimizer step, None where the run carries no price."""
+    """Return the priced FLOPs of an optimizer step, None where the run carries no price or trains nothing."""
     price = run.result.get("price")
     value = price.get("flops_per_step") if isinstance(price, Mapping) else None
-    return float(value) if is_number(value) else None
+    return float(value) if is_number(value) and value > 0 else None
 
 
 def speed(run: Run) -> float | None:

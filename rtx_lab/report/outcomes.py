@@ -55,11 +55,13 @@ def without_result(runs: Iterable[Run], studies: Iterable[dict[str, Any]]) -> li
 
 
 def damaged(runs: Iterable[Run]) -> list[Outcome]:
-    """Return finished runs whose record is cut: no predictions, or no metrics."""
+    """Return finished runs whose record is cut: no predictions, or no metrics; evaluations log no steps."""
     found = []
     for run in runs:
         if run.status == "done":
-            lost = [name for name in ("predictions.jsonl", "metrics.jsonl") if not (run.path / name).is_file()]
+            trained = (run.config.get("budget") or {}).get("steps") != 0
+            files = ("predictions.jsonl", *(("metrics.jsonl",) if trained else ()))
+            lost = [name for name in files if not (run.path / name).is_file()]
             lost += [] if run.result.get("metrics") else ["the metrics of result.json"]
             if lost:
                 found.append(Outcome(short(run.name), run.phase, "done", f"without {' and '.join(lost)}"))

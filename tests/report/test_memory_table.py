@@ -9,9 +9,11 @@ from written_memory import first, flipped, record, write_arm, write_memory_study
 
 from rtx_lab.core.rundir import write_json
 from rtx_lab.report.build import compose, read_study, write_report
+from rtx_lab.report.costs import flops
 from rtx_lab.report.memory_figures import draw_memory
 from rtx_lab.report.memory_records import by_number, by_place
 from rtx_lab.report.memory_table import CSV, memory_texts
+from rtx_lab.report.outcomes import damaged
 from rtx_lab.scoring.comparisons import mcnemar
 
 STAGES = ["base_eval", "weaver_sft", "weaver_eval", "prompt_tuning", "lora_sft", "trigger_grpo", "trigger_eval",
@@ -241,6 +243,16 @@ def test_other_studies_have_no_such_section(tmp_path):
     write_run(tmp_path, answers(60))
     assert section(tmp_path) is None
     assert memory_texts(read_once(tmp_path).memories) == {}
+
+
+def test_evaluations_are_no_damaged_runs_and_cost_no_training(tmp_path):
+    write_memory_study(tmp_path)
+    evaluated = [run for run in read_study(tmp_path).runs if run.config["budget"]["steps"] == 0]
+    for run in evaluated:
+        (run.path / "metrics.jsonl").unlink(missing_ok=True)
+    assert len(evaluated) > 8
+    assert damaged(evaluated) == []
+    assert not any(flops(run) for run in evaluated)
 
 
 def test_drawn_again_the_pictures_are_the_same_bytes(study, tmp_path):
