@@ -260,12 +260,9 @@ def _fill(run: RunConfig) -> None:
     if budget.eval_batch is None:
         given = budget.micro_batch if budget.micro_tokens is None else budget.global_batch
         budget.eval_batch = 64 if given == "auto" else 2 * int(given or 1)
-    if run.hardware.device == "auto" or None in (
-        run.hardware.precision,
-        run.hardware.num_threads,
-        run.hardware.memory_gb,
-    ):
-        _look_at_machine(run.hardware)
+    own = run.hardware
+    if own.device == "auto" or None in (own.precision, own.num_threads, own.memory_gb):
+        _look_at_machine(own)
     if run.init_from is not None:
         run.init_from = os.path.normpath(run.init_from)
     if run.resume_from is not None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rtx_lab.models.latent_memory import Reading
+from rtx_lab.models.latent_reading import Reading
 
 UNDECIDED = -1
 """What stands in `action_BJ` behind a row's last decision."""

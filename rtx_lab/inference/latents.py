@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from rtx_lab.inference.latent_rows import NUM_TRACED
-from rtx_lab.models.latent_memory import Reading
+from rtx_lab.models.latent_reading import Reading
 from rtx_lab.nn.masking import hashed_normal
 
 

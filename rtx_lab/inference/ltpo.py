@@ -33,7 +33,7 @@ from rtx_lab.inference.confidence import Objective, objective_of
 from rtx_lab.inference.latent_rows import Source
 from rtx_lab.inference.latents import woven
 from rtx_lab.models import latent_stream
-from rtx_lab.models.latent_memory import Reading
+from rtx_lab.models.latent_reading import Reading
 from rtx_lab.models.latent_stream import Stream
 from rtx_lab.nn.masking import hashed_normal
 

@@ -253,15 +253,13 @@ def _train(run: RunConfig, model: nn.Module, task: Task, samples: int, pieces: i
         before = _bytes(param.grad for param in model.parameters() if param.grad is not None)
     # a GPU gets the micro-batches of a step one by one; on a CPU they are all there
     before += _bytes(batch.values()) * (1 if run.hardware.device == "cuda" else pieces)
-    work, rehearse_data = Work(), getattr(task, "rehearse_data", None)
+    work, rehearse_data = Work(), getattr(task, "rehearse_data", lambda *_: None)
     with _live(run, work) as live:
         with _autocast(run):
-            if rehearse_data is not None:
-                rehearse_data(model, samples)
+            rehearse_data(model, samples)
             loss, _ = task.loss(model, batch)
         _backward(loss)
-    for param in model.parameters():
-        param.grad = None
+    model.zero_grad(set_to_none=True)
     return _Part(before + live.peak, live.apart_at_peak, work.operators())
 
 

@@ -25,7 +25,7 @@ from rtx_lab.data.insertions import POINTS, chosen_ends, empty_pieces, in_pieces
 from rtx_lab.data.loading import StepDataset
 from rtx_lab.data.text import TextDataset
 from rtx_lab.inference.latents import drawn_latents
-from rtx_lab.models.latent_memory import Reading
+from rtx_lab.models.latent_reading import Reading
 from rtx_lab.nn.cross_entropy import linear_cross_entropy, token_nll
 from rtx_lab.nn.hashing import scramble
 from rtx_lab.nn.masking import CHOICES, hashed_uniform

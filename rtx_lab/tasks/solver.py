@@ -25,7 +25,7 @@ from rtx_lab.data.text import Split, TextDataset
 from rtx_lab.inference import choices, latents, ltpo
 from rtx_lab.inference.latent_rows import Choose, Limits, Source, Written
 from rtx_lab.inference.latent_writing import write
-from rtx_lab.models.latent_memory import Reading
+from rtx_lab.models.latent_reading import Reading
 from rtx_lab.nn.hashing import GOLDEN, scramble
 from rtx_lab.scoring.solutions import answer_lines, judge, summarise
 from rtx_lab.tasks.summarise import WATCH, held, watched_rows
